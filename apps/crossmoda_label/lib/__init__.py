@@ -1,0 +1,1 @@
+"""Parts of the MONAI Label app: datastore, models, training, strategies and scores."""

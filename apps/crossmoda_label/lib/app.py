@@ -1,0 +1,134 @@
+"""The app's answers to MONAI Label's endpoints."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from fastapi import HTTPException
+from monailabel.interfaces.app import MONAILabelApp
+from monailabel.interfaces.datastore import Datastore
+
+from crossmoda import __version__
+from crossmoda.errors import CrossmodaError
+from crossmoda.self_training.review import publish, read_current
+from crossmoda.self_training.review_store import ReviewStore
+from lib.answers import answering_client_errors
+from lib.configs.segmenter import SegmenterConfig
+from lib.datastore import ReviewDatastore
+
+logger = logging.getLogger(__name__)
+
+
+class CrossmodaLabelApp(MONAILabelApp):
+    """Serve the run's current segmenter, its pseudo-labels and its next case.
+
+    ``conf`` holds ``run``: the run folder. When the run has a new current round, the new model is served and the
+    pseudo-labels that nobody has touched are refreshed, without a restart.
+
+    Raises:
+        CrossmodaError: ``run`` is not given, or has no finished round.
+    """
+
+    def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
+        if not (conf or {}).get("run"):
+            raise CrossmodaError(
+                "--conf run: not given; start the server with '--conf run RUN_FOLDER' (make serve does)"
+            )
+        self.run_folder = Path(conf["run"]).resolve()
+        self._current = read_current(self.run_folder)
+        self._config = SegmenterConfig(self.run_folder, Path(studies))
+        super().__init__(
+            app_dir=app_dir,
+            studies=studies,
+            conf=conf,
+            name="crossMoDA review",
+            description="Vestibular schwannoma and cochlea on hrT2: review of pseudo-labels",
+            version=__version__,
+        )
+        self._auto_update_scoring = False  # would start a process of its own at every next sample
+
+    def init_datastore(self) -> Datastore:
+        """Publish the current round into the studies folder and open it."""
+        publish(self.run_folder, self.studies)
+        return ReviewDatastore(ReviewStore(self.studies), lambda: self._current)
+
+    def init_infers(self) -> dict[str, Any]:
+        """Return the models by name."""
+        return self._config.infer()
+
+    def init_trainers(self) -> dict[str, Any]:
+        """Return what 3D Slicer's Train button can start, by name."""
+        return self._config.trainer()
+
+    def init_strategies(self) -> dict[str, Any]:
+        """Return the orders in which cases are handed out, by name; the first is 3D Slicer's default."""
+        return self._config.strategy()
+
+    def init_scoring_methods(self) -> dict[str, Any]:
+        """Return the scores by name."""
+        return self._config.scoring_method()
+
+    def follow_run(self) -> None:
+        """Take over a new round of the run: its model and its pseudo-labels."""
+        current = read_current(self.run_folder)
+        if current == self._current:
+            return
+        logger.info("round %s of %s is served from now on", current["round"], self.run_folder)
+        publish(self.run_folder, self.studies)
+        self._current, self._infers = current, self._config.infer()
+
+    def info(self) -> dict[str, Any]:
+        """Return what 3D Slicer shows about the app."""
+        with answering_client_errors():
+            self.follow_run()
+        return super().info()
+
+    def next_sample(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Return the next case to review."""
+        strategy = request.get("strategy") or next(iter(self._strategies))
+        if strategy not in self._strategies:
+            raise HTTPException(404, f"strategy '{strategy}': unknown; use one of {', '.join(self._strategies)}")
+        with answering_client_errors():
+            return super().next_sample({**request, "strategy": strategy})
+
+    def infer(self, request: dict[str, Any], datastore: Any = None) -> dict[str, Any]:
+        """Segment a scan of the store, or of a session that the client opened.
+
+        Paths that a client names are refused: the server would read any file of the machine.
+        """
+        with answering_client_errors():
+            self.follow_run()
+        store = datastore or self.datastore()
+        if request.get("model") not in self._infers:
+            raise HTTPException(404, f"model '{request.get('model')}': unknown; use one of {', '.join(self._infers)}")
+        if request.get("image") not in store.list_images() and not self._is_of_session(request.get("image")):
+            raise HTTPException(404, f"image '{str(request.get('image'))[:60]}': not in the store")
+        save = bool(request.get("save_label"))
+        try:
+            with answering_client_errors(422):
+                result = super().infer({**request, "save_label": False}, store)
+        except torch.cuda.OutOfMemoryError as error:
+            self._infers[request["model"]].clear_cache()
+            torch.cuda.empty_cache()
+            raise HTTPException(
+                503, "the GPU has no memory left for this scan; close other programs and try again"
+            ) from error
+        if save:
+            result["label"] = store.save_prediction(request["image"], result["file"], {"params": result["params"]})
+        return result
+
+    def bundle_path(self, model: str | None) -> None:
+        """Refuse a training or a batch of a model that does not exist; MONAI Label asks this before it starts one."""
+        if model and model not in {**self._trainers, **self._infers}:
+            raise HTTPException(
+                404, f"model '{model}': unknown; use one of {', '.join([*self._trainers, *self._infers])}"
+            )
+
+    def _is_of_session(self, image: Any) -> bool:
+        if not isinstance(image, str) or self.sessions() is None:
+            return False
+        path = Path(image).resolve()
+        return path.is_file() and path.is_relative_to(Path(self.sessions().store_path).resolve())

@@ -1,0 +1,1 @@
+"""What the app offers, put together."""

@@ -1,0 +1,1 @@
+"""How good the pseudo-labels were."""

@@ -1,0 +1,154 @@
+"""The commands of ``python -m crossmoda``. Each is a door: it calls one function of the library.
+
+Imports sit inside the commands, so that ``--help`` answers at once and a check of files does not wait for PyTorch.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from crossmoda.errors import CrossmodaError
+
+SELF_TRAINING = Path("bundles/vs_cochlea_self_training/configs/train.yaml")
+DEMO_CONFIG = Path("configs/demo.yaml")
+
+
+class Commands:
+    """Segment vestibular schwannoma and cochlea on hrT2, learnt from labelled ceT1 and unlabelled hrT2.
+
+    The main work is run by MONAI bundles:
+    python -m monai.bundle run --config_file bundles/vs_cochlea_self_training/configs/train.yaml --dataset_dir DATA
+    --output_dir runs/NAME
+    """
+
+    def phantom(
+        self,
+        out: str,
+        cases: int = 12,
+        seed: int = 7,
+        edition: str = "2022",
+        validation: int | None = None,
+        field_of_view_mm: tuple[float, float, float] | None = None,
+        coarsen: float = 1.0,
+        processes: int | None = None,
+    ) -> None:
+        """Write a synthetic dataset in crossMoDA's own layout, the targets' truth apart.
+
+        Args:
+            out: the folder to make.
+            cases: labelled ceT1 patients, and as many unlabelled hrT2 patients.
+            seed: the same seed gives the same bytes.
+            edition: 2021, 2022 or 2023.
+            validation: further hrT2 patients for validation; as many as cases by default.
+            field_of_view_mm: x,y,z extent around the posterior fossa; the sites' own by default.
+            coarsen: factor on the in-plane voxel size, for small machines.
+            processes: at work at once; all cores by default.
+        """
+        from crossmoda.data.phantom import write_phantom_dataset
+
+        write_phantom_dataset(
+            out,
+            cases=cases,
+            seed=seed,
+            edition=str(edition),
+            validation=validation,
+            field_of_view_mm=field_of_view_mm,
+            coarsen=coarsen,
+            processes=processes,
+        )
+
+    def check(self, dataset: str) -> int:
+        """Tell what is in a dataset folder, and what is wrong with it; exit status 1 if something must be mended.
+
+        Args:
+            dataset: a crossMoDA folder of any edition, or a plain folder of NIfTI or NRRD files.
+        """
+        from crossmoda.data.checks import check_command
+
+        return check_command(dataset)
+
+    def evaluate(
+        self, predictions: str, truth: str, output: str = "metrics.json", structures: str = "", edition: str = ""
+    ) -> int:
+        """Measure predictions against truth as the challenge does: Dice, ASSD and HD95 per case and in all.
+
+        Args:
+            predictions: folder of <case>_Label.nii.gz files.
+            truth: folder of the true labels.
+            output: the JSON file to write.
+            structures: what the predictions' values 1, 2, ... mean, e.g. vs,cochlea; found out by default.
+            edition: of the truth's labels (2021, 2022, 2023); told from the case names by default.
+        """
+        from crossmoda.evaluation.commands import evaluate_command
+
+        return evaluate_command(predictions, truth, output, structures=structures, edition=str(edition))
+
+    def compare(self, a: str, b: str) -> int:
+        """Compare two metrics.json on their common cases: paired tests with correction, bootstrap intervals."""
+        from crossmoda.evaluation.commands import compare_command
+
+        return compare_command(a, b)
+
+    def report(self, run: str) -> None:
+        """Write RUN/report.html, one page that opens offline."""
+        from crossmoda.evaluation.report import write_report
+
+        print(f"written: {write_report(run)}")
+
+    def review(self, run: str, studies: str | None = None) -> None:
+        """Put a run's pseudo-labels where 3D Slicer finds them, and tell what has been reviewed there.
+
+        Args:
+            run: the run folder.
+            studies: MONAI Label's folder; RUN/review by default.
+        """
+        from crossmoda.self_training.review import review_command
+
+        review_command(run, studies)
+
+    def serve(self, run: str = "runs/demo", port: int = 8000, host: str = "127.0.0.1") -> int:
+        """Serve a run's current model and its target scans to 3D Slicer.
+
+        Args:
+            run: the run folder.
+            port: to listen on.
+            host: address to listen on; the default is this machine alone.
+        """
+        from crossmoda.self_training.review import serve_command
+
+        return serve_command(run, port=port, host=host)
+
+    def next_round(self, run: str, studies: str | None = None) -> None:
+        """Run one more round, which learns from the labels that clinicians have reviewed.
+
+        Args:
+            run: the run folder.
+            studies: MONAI Label's folder; RUN/review by default.
+        """
+        from crossmoda.self_training import continue_run
+
+        _show_progress()
+        current = continue_run(run, studies)
+        print(f"round {current['round']} is served now: {Path(run) / current['segmenter']}")
+
+    def demo(self, run: str = "runs/demo", dataset: str = "runs/demo_data") -> None:
+        """Synthesise a small two-site dataset, run the whole loop on it, and write RUN/report.html.
+
+        Args:
+            run: the run folder.
+            dataset: where the synthetic dataset goes.
+        """
+        from crossmoda.demo import run_demo
+
+        for file in (SELF_TRAINING, DEMO_CONFIG):
+            if not file.is_file():
+                raise CrossmodaError(f"{file}: not found; run the demo from the project's root folder")
+        _show_progress()
+        run_demo(Path(run), Path(dataset), [SELF_TRAINING, DEMO_CONFIG])
+
+
+def _show_progress() -> None:
+    """Print the library's own messages, with the time; other packages' only if they warn."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("crossmoda").setLevel(logging.INFO)

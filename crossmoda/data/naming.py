@@ -1,0 +1,79 @@
+"""What a scan's file name says: its case, modality, site, and whether it is a label."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+EXTENSIONS = (".nii.gz", ".nii", ".nrrd", ".mha")  # formats that the project reads
+
+SOURCE_WORDS = frozenset({"cet1", "t1", "t1c", "t1ce", "t1gd", "t1w", "cet1w"})
+TARGET_WORDS = frozenset({"hrt2", "t2", "t2w", "hrt2w"})
+LABEL_WORDS = frozenset({"label", "labels", "seg", "mask"})
+OTHER_WORDS = frozenset({"uncertainty"})
+
+SITES = ("ldn", "etz", "ukm")  # London, Tilburg, UK multi-centre
+UNKNOWN_SITE = "unknown"
+
+_SEPARATORS = re.compile(r"[_\-. ]")
+
+
+def extension_of(path: str | Path) -> str | None:
+    """Return a readable volume's extension (``.nii.gz``, ``.nii``, ``.nrrd``, ``.mha``), or None for any other file."""
+    name = Path(path).name.lower()
+    return next((extension for extension in EXTENSIONS if name.endswith(extension)), None)
+
+
+def stem_of(path: str | Path) -> str:
+    """Return the file name without its volume extension; ``case.3.v1.nii.gz`` gives ``case.3.v1``."""
+    name = Path(path).name
+    return name[: len(name) - len(extension_of(name) or "")]
+
+
+def case_name(path: str | Path) -> str:
+    """Return the case id: the file name without extension and without modality and label suffixes.
+
+    ``crossmoda2021_ldn_106_hrT2.nii.gz`` gives ``crossmoda2021_ldn_106``, as ``crossmoda2021_ldn_106_Label.nii`` does.
+    """
+    name = stem_of(path)
+    while (split := _last_separator(name)) and _is_suffix(name[split + 1 :]):
+        name = name[:split]
+    return name
+
+
+def is_label(path: str | Path) -> bool:
+    """Tell whether the name ends in a label's suffix (``_Label``, ``_seg``), whatever the case of its letters."""
+    return _words(path)[-1] in LABEL_WORDS
+
+
+def modality_of(path: str | Path) -> str | None:
+    """Return ``source`` (ceT1), ``target`` (hrT2) or None by the last modality word in the name."""
+    for word in reversed(_words(path)):
+        if word in SOURCE_WORDS:
+            return "source"
+        if word in TARGET_WORDS:
+            return "target"
+    return None
+
+
+def site_of(path: str | Path) -> str:
+    """Return the site (``ldn``, ``etz``, ``ukm``) that a challenge file name carries, else ``unknown``."""
+    return next((word for word in _words(path) if word in SITES), UNKNOWN_SITE)
+
+
+def volume_files(folder: str | Path) -> list[Path]:
+    """Return the readable volumes directly inside a folder, sorted by name; hidden (unfinished) files are left out."""
+    files = (p for p in Path(folder).iterdir() if p.is_file() and not p.name.startswith("."))
+    return sorted(p for p in files if extension_of(p))
+
+
+def _words(path: str | Path) -> list[str]:
+    return _SEPARATORS.split(stem_of(path).lower())
+
+
+def _last_separator(name: str) -> int:
+    return max(name.rfind(mark) for mark in "_-. ") if name else -1
+
+
+def _is_suffix(word: str) -> bool:
+    return word.lower() in SOURCE_WORDS | TARGET_WORDS | LABEL_WORDS | OTHER_WORDS

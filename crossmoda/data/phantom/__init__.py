@@ -1,0 +1,27 @@
+"""The synthetic posterior fossa: an open, shareable stand-in for data that cannot be redistributed.
+
+A ``Patient`` is a handful of random numbers; ``rasterise`` paints it onto any grid with partial volume; ``render`` turns
+tissue fractions into an image through a site's sequence equation. The same patient can be rendered as ceT1 and as hrT2.
+"""
+
+from crossmoda.data.phantom.acquisition import render
+from crossmoda.data.phantom.anatomy import Patient, draw_patient
+from crossmoda.data.phantom.dataset import write_phantom_dataset
+from crossmoda.data.phantom.protocols import Protocol, draw_protocol
+from crossmoda.data.phantom.rasterise import Anatomy, rasterise
+from crossmoda.data.phantom.scan import Grid, Scan, draw_grid, scan
+
+__all__ = [
+    "Anatomy",
+    "Grid",
+    "Patient",
+    "Protocol",
+    "Scan",
+    "draw_grid",
+    "draw_patient",
+    "draw_protocol",
+    "rasterise",
+    "render",
+    "scan",
+    "write_phantom_dataset",
+]

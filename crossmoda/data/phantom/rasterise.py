@@ -1,0 +1,223 @@
+"""Paint a patient onto a voxel grid: what fills each voxel, and the truth of what is to be segmented.
+
+Later tissues are painted over earlier ones, each taking its share of a voxel, so that fractions always sum to one and
+edges carry partial volume at any spacing and in any orientation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import ndtri
+
+from crossmoda.data.phantom import brain, ear, skull, vessels
+from crossmoda.data.phantom.anatomy import Patient
+from crossmoda.data.phantom.canvas import Canvas, Cover
+from crossmoda.data.phantom.ear import Ear
+from crossmoda.data.phantom.shapes import Coordinates, coverage, union
+from crossmoda.data.phantom.texture import noise
+
+FINE_MM = 0.3  # sampling of details smaller than a voxel
+CLEFT_MM = 0.7  # of fluid between a tumour and what it has pushed away
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """Hold a rasterised patient.
+
+    ``fractions``: tissue name to float32 (X, Y, Z), summing to 1 in every voxel. ``labels``: ``vs``, ``intra``, ``extra``
+    and ``cochlea`` (both sides) as bool (X, Y, Z), true where the structure fills at least half of the voxel.
+    """
+
+    patient: Patient
+    affine: np.ndarray
+    fractions: dict[str, np.ndarray]
+    labels: dict[str, np.ndarray]
+
+
+def rasterise(patient: Patient, shape: Sequence[int], affine: np.ndarray) -> Anatomy:
+    """Return the tissue fractions and labels of a patient on a grid.
+
+    Args:
+        patient: whom to paint.
+        shape: (X, Y, Z) voxels.
+        affine: 4x4, voxel index to scanner mm (RAS); any spacing, oblique or flipped as it may be.
+    """
+    canvas = Canvas(shape, affine, patient.frame)
+    cavity_mm = skull.cavity(canvas.rigid)
+    _paint_head(canvas, patient)
+    _paint_skull(canvas, patient, cavity_mm)
+    inside = coverage(cavity_mm)
+    _paint_meninges(canvas, cavity_mm, inside)
+    _paint_cerebrum(canvas, patient, cavity_mm, inside)
+    _paint_hindbrain(canvas, patient, cavity_mm, inside)
+    _paint_vessels(canvas, patient)
+    cochleae = [_paint_ear(canvas, patient, one) for one in patient.ears]
+    labels = _paint_tumour(canvas, patient)
+    labels["cochlea"] = np.maximum(cochleae[0], cochleae[1]) >= 0.5
+    return Anatomy(patient, canvas.affine, canvas.fractions, labels)
+
+
+def _everywhere(share: np.ndarray) -> Cover:
+    """Return a cover of the whole grid."""
+    return (slice(None), slice(None), slice(None)), share
+
+
+def _paint_head(canvas: Canvas, patient: Patient) -> None:
+    """Paint skin, fat, muscle, glands, orbits and airways of the head."""
+    p, seed = canvas.rigid, patient.texture_seed
+    skin_mm = skull.head(p)
+    canvas.paint("muscle", _everywhere(coverage(skin_mm)))
+    planes = np.clip(1.3 - 2.6 * np.abs(noise(p, 13, seed, 1)), 0, 1) * np.clip(0.8 + noise(p, 6, seed, 2), 0, 1)
+    under_skin = np.clip((skin_mm + 8) / 2, 0, 1) * np.clip(-skin_mm - 1.5, 0, 1)
+    canvas.paint("fat", _everywhere(np.maximum(planes, under_skin) * coverage(skin_mm + 1.5)))
+    canvas.draw("gland", skull.parotids, ((-72, -10, -66), (72, 25, -10)))
+    canvas.draw("fat", skull.orbits, ((-55, 40, -6), (55, 102, 36)))
+    canvas.draw("csf", skull.eyes, ((-46, 76, 0), (46, 102, 26)))
+
+
+def _paint_skull(canvas: Canvas, patient: Patient, cavity_mm: np.ndarray) -> None:
+    """Paint bone, its marrow, and the air in and below it."""
+    p, seed = canvas.rigid, patient.texture_seed
+    canvas.paint("bone", _everywhere(coverage(skull.bone(p, cavity_mm))))
+    away = np.clip(skull.petrous(p) / 4, 0, 1)
+    diploe = np.clip(1.6 - np.abs(cavity_mm - 3.2), 0, 1) * away
+    canvas.paint("marrow", _everywhere(diploe), 0.85)
+    canvas.draw("marrow", skull.clivus_marrow, ((-7, 8, -34), (7, 30, 14)))
+    canvas.draw("bone", skull.mandible, ((-60, 8, -90), (60, 45, 0)))
+    canvas.draw("marrow", lambda q: skull.mandible(q) + 2, ((-60, 8, -90), (60, 45, 0)))
+    if patient.marrow_apex:
+        canvas.draw("marrow", skull.apex_marrow, ((-22, 12, -6), (22, 26, 8)))
+    cells = canvas.cover(skull.mastoid_cells, ((-67, -20, -28), (67, 4, 12)))
+    if cells is not None:
+        where = _views(p, cells)
+        canvas.paint("air", cells, patient.pneumatised * np.clip(0.6 + noise(where, 3.0, seed, 3), 0, 1))
+        canvas.paint("mucosa", cells, (1 - patient.pneumatised) * np.clip(noise(where, 4.0, seed, 4), 0, 1))
+    canvas.draw("mucosa", lambda q: skull.sinuses(q) - 1.5, ((-45, 18, -130), (45, 98, 26)))
+    canvas.draw("air", skull.sinuses, ((-45, 18, -130), (45, 98, 26)))
+    canvas.draw("air", skull.middle_ear, ((-82, 0, -10), (82, 14, 8)))
+
+
+def _views(p: Coordinates, cover: Cover) -> Coordinates:
+    return p[0][cover[0]], p[1][cover[0]], p[2][cover[0]]
+
+
+def _paint_meninges(canvas: Canvas, cavity_mm: np.ndarray, inside: np.ndarray) -> None:
+    """Paint the dura as a thin lining, the fluid within, tentorium and falx."""
+    p = canvas.rigid
+    canvas.paint("dura", _everywhere(coverage(cavity_mm - 0.8)), 0.8)
+    canvas.paint("csf", _everywhere(inside))
+    gap = np.clip(brain.incisura(p) + 0.5, 0, 1)
+    behind = np.clip(-skull.petrous_face(p) - 2, 0, 1)
+    sheet = np.clip(0.9 - np.abs(brain.tentorium(p)), 0, 1) * gap * behind
+    falx = np.clip(0.9 - np.abs(p[0]), 0, 1) * np.clip(p[2] - 38, 0, 1)
+    canvas.paint("dura", _everywhere(np.maximum(sheet, falx) * inside), 0.8)
+
+
+def _paint_cerebrum(canvas: Canvas, patient: Patient, cavity_mm: np.ndarray, inside: np.ndarray) -> None:
+    """Paint cortex, white matter, deep grey matter and the ventricles above the tentorium."""
+    q, seed = canvas.soft, patient.texture_seed
+    behind = skull.petrous_face(canvas.rigid) < 6
+    height = np.where(behind, brain.tentorium(q), q[2] - skull.floor_height(canvas.rigid))
+    depth = np.minimum(np.minimum(-cavity_mm - 1.8, height - 1.2), brain.basal_cisterns(q))
+    depth = np.minimum(depth, np.where(q[2] > 36, np.abs(q[0]) - 1.5, 99))
+    sulcus = 9 * np.abs(noise(q, 17, seed, 5) + 0.35 * noise(q, 7, seed, 6)) - 0.7 + np.maximum(depth - 14, 0)
+    surface = np.minimum(depth, sulcus).astype(np.float32)
+    hull = coverage(-surface) * inside
+    canvas.paint("grey", _everywhere(hull))
+    canvas.paint("white", _everywhere(coverage(2.8 - surface) * hull))
+    box = ((-40, -35, 5), (40, 55, 68))
+    canvas.draw("grey", brain.deep_grey, box, soft=True)
+    canvas.draw("csf", brain.upper_ventricles, box, soft=True)
+
+
+def _paint_hindbrain(canvas: Canvas, patient: Patient, cavity_mm: np.ndarray, inside: np.ndarray) -> None:
+    """Paint cerebellum with folia, brainstem and fourth ventricle."""
+    box = ((-56, -66, -45), (56, 6, 34))
+    window = canvas.window(box)
+    if window is not None:
+        q = _views(canvas.soft, (window, inside))
+        wobble = noise(q, 14, patient.texture_seed, 7)
+        hull_mm = np.maximum(np.maximum(brain.cerebellum(q), cavity_mm[window] + 2.2), brain.tentorium(q) + 1.2)
+        fissure = np.clip((np.cos(brain.folia_phase(q, wobble)) - 0.62) * 4, 0, 1) * np.clip(1 + (hull_mm + 9) / 5, 0, 1)
+        hull = coverage(hull_mm)
+        canvas.paint("grey", (window, hull * (1 - 0.42 * fissure)))
+        core = np.minimum(brain.cerebellar_core(q), hull_mm + 8 - 2.2 * np.cos(0.5 * brain.folia_phase(q, wobble)))
+        canvas.paint("white", (window, coverage(core) * hull), 0.85)
+    canvas.draw("white", brain.brainstem, ((-32, -32, -125), (32, 10, 40)), soft=True)
+    canvas.draw("csf", brain.fourth_ventricle, ((-15, -30, -24), (15, -10, 32)), soft=True)
+
+
+def _paint_vessels(canvas: Canvas, patient: Patient) -> None:
+    """Paint sinuses, arteries and the nerves of the cisterns."""
+    for sinus in vessels.sinuses(patient.vein_dominance):
+        canvas.draw("vein", sinus, sinus.box)
+    cavernous = ((-20, 14, 1), (20, 40, 24))
+    canvas.draw("vein", lambda p: union(*(skull.ellipsoid(p, (s * 13, 27, 11), (4.5, 9, 7)) for s in (1, -1))), cavernous)
+    for side in (1, -1):
+        carotid = vessels.carotid(side)
+        canvas.draw("bone", lambda p, c=carotid: c(p) - 0.8, carotid.box)  # type: ignore[misc]
+        canvas.draw("artery", carotid, carotid.box)
+    arteries = vessels.brain_arteries(np.asarray(patient.artery_wobble))
+    canvas.draw("artery", arteries, arteries.box, soft=True)
+    for nerves in (vessels.trigeminal(), vessels.lower_nerves()):
+        canvas.draw("nerve", nerves, nerves.box, soft=True)
+
+
+def _paint_ear(canvas: Canvas, patient: Patient, one: Ear) -> np.ndarray:
+    """Paint canal, nerves and labyrinth of one ear; return the cochlea's coverage of the whole grid (X, Y, Z)."""
+    affected = one.side == patient.tumour.side
+    widening = max(patient.tumour.widening, 0.0) if affected else 0.0
+    tube = [one.porus, one.fundus]
+    low, high = np.min(tube, 0) - 5, np.max(tube, 0) + 5
+    canvas.draw("csf", lambda p: ear.canal(one, p, widening), _sided(low, high, one.side))
+    nerves = ear.canal_nerves(one)
+    canvas.draw("nerve", nerves, nerves.box, FINE_MM)
+    spiral, loops = ear.cochlea(one), ear.labyrinth(one)
+    low, high = one.here((34, -3, -5)), one.here((42, 6, 8))
+    canvas.draw("perilymph", lambda p: ear.vestibule(one, p), _sided(low, high, one.side), FINE_MM)
+    canvas.draw("perilymph", loops, loops.box, FINE_MM)
+    whole = canvas.draw("bone", spiral.whole, spiral.box, FINE_MM)
+    canvas.draw("perilymph", spiral.fluid, spiral.box, FINE_MM)
+    return canvas.whole(whole)
+
+
+def _sided(low: np.ndarray, high: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return a right-sided box on the side asked for."""
+    return (low, high) if side > 0 else (np.array([-high[0], *low[1:]]), np.array([-low[0], *high[1:]]))
+
+
+def _paint_tumour(canvas: Canvas, patient: Patient) -> dict[str, np.ndarray]:
+    """Paint the tumour and the fluid about it; return the masks of the whole and of its two parts."""
+    tumour, one = patient.tumour, patient.tumour_ear
+    box = tumour.box(one)
+    canvas.paint("csf", _outside_bone(canvas, canvas.cover(lambda p: tumour.body(p, one) - CLEFT_MM, box)))
+    whole = canvas.cover(lambda p: tumour.body(p, one), box, FINE_MM * 2)
+    canvas.paint("tumour_dense", whole)
+    if whole is None:
+        nothing = np.zeros(canvas.shape, bool)
+        return {"vs": nothing, "intra": nothing, "extra": nothing.copy()}
+    p = _views(canvas.rigid, whole)
+    patches = np.clip(0.5 + 1.2 * (noise(p, tumour.grain, patient.texture_seed, 8) + _quantile(tumour.mixture)), 0, 1)
+    canvas.paint("tumour_loose", whole, patches)
+    window, share = whole
+    canvas.paint("cyst", (window, coverage(tumour.cystic(p, one)) * share))
+    mask = canvas.whole(whole) >= 0.5
+    inner = np.zeros(canvas.shape, bool)
+    inner[window] = tumour.intra_meatal(p, one) < 0
+    return {"vs": mask, "intra": mask & inner, "extra": mask & ~inner}
+
+
+def _quantile(share: float) -> float:
+    """Return the standard normal threshold above which ``share`` of the values of a field lie, negated."""
+    return float(ndtri(np.clip(share, 0.005, 0.995)))
+
+
+def _outside_bone(canvas: Canvas, cover: Cover | None) -> Cover | None:
+    """Return a cover without its part in bone, since a tumour's fluid cleft does not enter the petrous bone."""
+    if cover is None:
+        return None
+    window, share = cover
+    return window, share * (1 - canvas.fractions["bone"][window])

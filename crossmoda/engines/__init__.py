@@ -1,0 +1,20 @@
+"""What every trainer of the project shares: seeds, resumable state, progress, weights, mixed precision."""
+
+from crossmoda.engines.autocast import AutocastInferer
+from crossmoda.engines.monitoring import History, NonFiniteLossStop, TimeLeftBar
+from crossmoda.engines.seeding import EpochSeed, seed_everything
+from crossmoda.engines.state import TrainingState
+from crossmoda.engines.weights import SaveWeights, load_weights, save_weights
+
+__all__ = [
+    "AutocastInferer",
+    "EpochSeed",
+    "History",
+    "NonFiniteLossStop",
+    "SaveWeights",
+    "TimeLeftBar",
+    "TrainingState",
+    "load_weights",
+    "save_weights",
+    "seed_everything",
+]

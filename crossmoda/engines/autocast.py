@@ -1,0 +1,41 @@
+"""bfloat16 mixed precision on CPU and GPU alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from monai.inferers import Inferer, SimpleInferer
+
+
+class AutocastInferer(Inferer):
+    """Run another inferer under bfloat16 autocast and return its output in float32.
+
+    MONAI's engines offer autocast on CUDA alone, with float16 and a loss scaler. bfloat16 has float32's exponent
+    range, so it needs no scaler, and CPUs with AVX-512 BF16 or AMX gain from it as GPUs do.
+
+    Args:
+        inferer: what to run; a plain forward call by default.
+        enabled: False leaves everything in float32.
+    """
+
+    def __init__(self, inferer: Inferer | None = None, enabled: bool = True) -> None:
+        super().__init__()
+        self.inferer = SimpleInferer() if inferer is None else inferer
+        self.enabled = enabled
+
+    def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Return ``inferer(inputs, network)``; tensors in lists, tuples and dictionaries are float32 as well."""
+        with torch.autocast(inputs.device.type, dtype=torch.bfloat16, enabled=self.enabled):
+            return _to_float32(self.inferer(inputs, network, *args, **kwargs))
+
+
+def _to_float32(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.float()
+    if isinstance(value, (list, tuple)):
+        return type(value)(_to_float32(item) for item in value)
+    if isinstance(value, dict):
+        return {key: _to_float32(item) for key, item in value.items()}
+    return value

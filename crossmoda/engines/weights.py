@@ -1,0 +1,93 @@
+"""Weights as plain state dictionaries, each with a sidecar that tells what made it."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from torch import nn
+
+from crossmoda.errors import CrossmodaError
+from crossmoda.files import atomic_path, sha256_of, write_json
+
+_PACKAGES = ("crossmoda", "monai", "torch", "numpy", "pytorch-ignite")
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that decide what a training gives."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            from crossmoda import __version__
+
+            found[name] = __version__ if name == "crossmoda" else "absent"
+    return found
+
+
+def save_weights(network: nn.Module, path: str | Path, info: Mapping[str, Any] | None = None) -> None:
+    """Write a network's ``state_dict`` (on the CPU) to ``path`` and ``info`` to the ``.json`` beside it.
+
+    The file loads with ``torch.load(path, weights_only=True)``. The sidecar also holds the versions and the file's
+    SHA-256, and is written last: where it is missing, the weights are not finished.
+    """
+    path = Path(path)
+    network = network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
+    state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+    with atomic_path(path) as partial:
+        torch.save(state, partial)
+    write_json(path.with_suffix(".json"), {**(info or {}), "versions": versions(), "sha256": sha256_of(path)})
+
+
+def load_weights(network: nn.Module, path: str | Path) -> nn.Module:
+    """Load a plain ``state_dict`` into ``network`` and return it.
+
+    Raises:
+        CrossmodaError: the file is missing, is not a state dictionary, or belongs to another network.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CrossmodaError(f"{path}: no weights there; train first or name another file with --weights")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises whatever its unpickler meets
+        raise CrossmodaError(f"{path}: not a file of weights; train again or name another file") from error
+    try:
+        network.load_state_dict(state)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise CrossmodaError(
+            f"{path}: weights of another network than network_def ({type(network).__name__}); "
+            "give the configuration that they were trained with"
+        ) from error
+    return network
+
+
+class SaveWeights:
+    """Write a network's weights when training ends.
+
+    Args:
+        network: the network, or its moving average, that is to be deployed.
+        path: of the weights; the sidecar is the same name with ``.json``.
+        info: written to the sidecar; the training's length is added.
+    """
+
+    def __init__(self, network: nn.Module, path: str | Path, info: Mapping[str, Any] | None = None) -> None:
+        self.network = network
+        self.path = Path(path)
+        self.info = dict(info or {})
+
+    def attach(self, engine: Engine) -> None:
+        """Listen to the end of ``engine``'s training."""
+        engine.add_event_handler(Events.COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Save now."""
+        save_weights(
+            self.network, self.path, {**self.info, "epochs": engine.state.epoch, "iterations": engine.state.iteration}
+        )

@@ -1,0 +1,44 @@
+"""The one exception that people are meant to read."""
+
+from __future__ import annotations
+
+import os
+import sys
+from types import TracebackType
+
+
+class CrossmodaError(ValueError):
+    """Report a mistake that the user can mend, in one line that names the file or the key and says what to do."""
+
+
+def find_user_error(error: BaseException | None) -> CrossmodaError | None:
+    """Return the first ``CrossmodaError`` in an exception's chain of causes, or None.
+
+    MONAI wraps whatever a configuration raises in errors of its own, so the one worth reading sits at the end of the
+    chain.
+    """
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, CrossmodaError):
+            return error
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def report_in_one_line() -> None:
+    """Make uncaught ``CrossmodaError``s end the process with one line on stderr instead of a traceback.
+
+    Called in the ``initialize`` section of every bundle, because ``python -m monai.bundle run`` prints tracebacks.
+    Set ``CROSSMODA_DEBUG=1`` to see the traceback as well.
+    """
+    previous = sys.excepthook
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        user_error = find_user_error(error)
+        if user_error is None or os.environ.get("CROSSMODA_DEBUG"):
+            previous(kind, error, trace)
+            return
+        print(f"error: {user_error}", file=sys.stderr)
+
+    sys.excepthook = hook

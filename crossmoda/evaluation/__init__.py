@@ -1,0 +1,1 @@
+"""The challenge's metrics, comparisons of runs, and the report."""

@@ -1,0 +1,169 @@
+"""What ``python -m crossmoda evaluate``, ``compare`` and ``report`` run: files in, a table out, an exit status back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from crossmoda.data.volumes import read_volume
+from crossmoda.errors import CrossmodaError
+from crossmoda.evaluation.aggregate import evaluate_folder, label_files
+from crossmoda.evaluation.compare import compare_metrics
+from crossmoda.evaluation.metrics import HIGHER_IS_BETTER
+from crossmoda.evaluation.report import write_report
+from crossmoda.files import read_json, write_json
+from crossmoda.labels import EDITION_LABELS, FULL_NAMES, model_labels
+
+UNITS = {"dice": "", "assd": " mm", "hd95": " mm"}
+METRIC_NAMES = {"dice": "Dice", "assd": "ASSD", "hd95": "HD95"}
+
+
+def evaluate_command(
+    predictions: str | Path,
+    truth: str | Path,
+    output: str | Path = "metrics.json",
+    structures: str | tuple[str, ...] = "",
+    edition: str = "",
+) -> int:
+    """Score a folder of predictions against a folder of truth, print a table and write ``metrics.json``.
+
+    Args:
+        predictions: folder of ``<case>_Label.nii.gz`` (or ``<case>.nii.gz``).
+        truth: folder of the truth, e.g. ``DATASET/truth``; only its cases count.
+        output: the JSON file to write.
+        structures: what the predictions' values 1, 2, ... mean, e.g. ``vs,cochlea``; by default what the run folder
+            around the predictions says, else the same as the truth's.
+        edition: of the truth's labels (2021, 2022, 2023); by default told from the case ids.
+
+    Returns:
+        0; failures raise.
+
+    Raises:
+        CrossmodaError: unusable folders, grids that differ, labels that do not fit.
+    """
+    truth_labels = _truth_labels(Path(truth), str(edition))
+    names = structures.split(",") if isinstance(structures, str) and structures else list(structures)
+    prediction_labels = model_labels(names) if names else _prediction_labels(Path(predictions), truth_labels)
+    metrics = evaluate_folder(predictions, truth, prediction_labels, truth_labels)
+    write_json(output, metrics)
+    print(metrics_table(metrics))
+    print(f"written: {output}")
+    return 0
+
+
+def _truth_labels(truth: Path, edition: str) -> dict[str, int]:
+    if edition and edition not in EDITION_LABELS:
+        raise CrossmodaError(f"edition '{edition}' is not known; give one of {', '.join(EDITION_LABELS)}")
+    if edition:
+        return EDITION_LABELS[edition]
+    return EDITION_LABELS["2023" if any("2023" in case for case in label_files(truth)) else "2022"]
+
+
+def _prediction_labels(predictions: Path, truth_labels: dict[str, int]) -> dict[str, int]:
+    for folder in list(predictions.resolve().parents)[:3]:
+        if (folder / "current.json").is_file():
+            structures = read_json(folder / "current.json").get("structures")
+            if structures:
+                return model_labels(structures)
+    if truth_labels == EDITION_LABELS["2023"] and _largest_value(predictions) < max(truth_labels.values()):
+        return EDITION_LABELS["2022"]  # a segmenter of the whole VS, scored on the edition that splits it
+    return truth_labels
+
+
+def _largest_value(predictions: Path) -> float:
+    return max(float(read_volume(path).array.max()) for path in label_files(predictions).values())
+
+
+def compare_command(a: str | Path, b: str | Path, seed: int = 0) -> int:
+    """Compare two ``metrics.json`` on their common cases with paired tests and print the table.
+
+    Args:
+        a: evaluation A.
+        b: evaluation B; differences are B minus A.
+        seed: of the bootstrap.
+
+    Returns:
+        0; failures raise.
+
+    Raises:
+        CrossmodaError: a file cannot be read, or the two have fewer than two cases in common.
+    """
+    first, second = read_json(a), read_json(b)
+    for path, content in ((a, first), (b, second)):
+        if not isinstance(content, dict) or "cases" not in content:
+            raise CrossmodaError(f"{path}: holds no list of cases; give a metrics.json")
+    print(f"A = {a}\nB = {b}")
+    print(comparison_table(compare_metrics(first, second, seed=seed)))
+    return 0
+
+
+def metrics_table(metrics: dict[str, Any]) -> str:
+    """Return the summary of a ``metrics.json`` as text: a row per structure, metric and site, all cases first."""
+    rows = [["structure", "metric", "cases", "n", "mean ± sd", "median", "worst"]]
+    groups = {"all": metrics["structures"], **(metrics["sites"] if len(metrics["sites"]) > 1 else {})}
+    for structure in metrics["structures"]:
+        for metric, name in METRIC_NAMES.items():
+            for group, summary in groups.items():
+                found = summary.get(structure, {}).get(metric)
+                if found:
+                    rows.append([structure, name, group, *_summary_cells(found, metric)])
+    table = _aligned(rows)
+    missing = metrics.get("missing", [])
+    return table + (f"\nno prediction (counted as empty): {', '.join(missing)}" if missing else "")
+
+
+def _summary_cells(found: dict[str, float], metric: str) -> list[str]:
+    unit = UNITS[metric]
+    worst = found["min"] if HIGHER_IS_BETTER[metric] else found["max"]
+    mean = f"{found['mean']:.3f} ± {found['std']:.3f}{unit}"
+    return [str(found["n"]), mean, f"{found['median']:.3f}", f"{worst:.3f}"]
+
+
+def comparison_table(comparison: dict[str, Any]) -> str:
+    """Return the result of ``compare_metrics`` as text, with a note on the tests."""
+    rows = [["structure", "metric", "A", "B", "B - A", "95 % interval", "p (t)", "p (Wilcoxon)", "p (Holm)", "better"]]
+    for row in comparison["rows"]:
+        numbers = [f"{row['mean_a']:.3f}", f"{row['mean_b']:.3f}", f"{row['difference']:+.3f}"]
+        interval = f"{row['low']:+.3f} .. {row['high']:+.3f}"
+        tests = [f"{row[key]:.4f}" for key in ("p_t", "p_wilcoxon", "p_holm")]
+        rows.append([row["structure"], METRIC_NAMES[row["metric"]], *numbers, interval, *tests, _better(row)])
+    notes = [
+        f"{len(comparison['cases'])} cases in common; distances in mm; 'better' names a side where p (Holm) < 0.05"
+    ]
+    for side in ("a", "b"):
+        if comparison[f"only_{side}"]:
+            notes.append(f"only in {side.upper()}, left out: {', '.join(comparison[f'only_{side}'])}")
+    return "\n".join([_aligned(rows), *notes])
+
+
+def _better(row: dict[str, Any]) -> str:
+    if row["p_holm"] >= 0.05:
+        return "-"
+    return "B" if (row["difference"] > 0) == HIGHER_IS_BETTER[row["metric"]] else "A"
+
+
+def _aligned(rows: list[list[str]]) -> str:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def full_name(structure: str) -> str:
+    """Return a structure's name for people; the boundary between the tumour's parts included."""
+    return FULL_NAMES.get(structure, "intra- / extra-meatal boundary")
+
+
+def report_command(run: str | Path) -> int:
+    """Write ``RUN/report.html`` and print where it lies.
+
+    Args:
+        run: the run folder.
+
+    Returns:
+        0; failures raise.
+
+    Raises:
+        CrossmodaError: the folder holds no run, or a file in it cannot be read.
+    """
+    print(f"written: {write_report(run)}")
+    return 0

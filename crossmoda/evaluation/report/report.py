@@ -1,0 +1,156 @@
+"""Build ``RUN/report.html``: gather what the run holds, draw it, and fill the template."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from crossmoda.evaluation.comparison import STAGE_MEANINGS, STAGE_NAMES, STAGES, recovered, stage_files
+from crossmoda.evaluation.metrics import BOUNDARY, METRICS
+from crossmoda.evaluation.report.charts import learning_chart, round_chart, stage_chart
+from crossmoda.evaluation.report.panels import KINDS
+from crossmoda.evaluation.report.pictures import (
+    Card,
+    Strip,
+    case_strips,
+    mean_dice,
+    ranked_cases,
+    source_strips,
+    uncertainty_cards,
+)
+from crossmoda.evaluation.report.provenance import configuration, duration_text, facts, step_times
+from crossmoda.evaluation.report.run_folder import RunFolder
+from crossmoda.files import read_json, write_text
+from crossmoda.labels import COLOURS, FULL_NAMES
+
+SITE_NAMES = {"ldn": "London (ldn)", "etz": "Tilburg (etz)", "ukm": "UK multi-centre (ukm)"}
+STATUS_NAMES = {"pseudo": "pseudo-label", "approved": "approved", "corrected": "corrected", "flagged": "flagged"}
+METRIC_TITLES = {"dice": "Dice", "assd": "ASSD [mm]", "hd95": "HD95 [mm]"}
+
+
+def write_report(run: str | Path) -> Path:
+    """Write the report of a run and return where it lies.
+
+    The page is one file without outside references. What the run does not hold (anchors, truth, further rounds) is left
+    out with a sentence that says so. The same run gives the same bytes.
+
+    Args:
+        run: the run folder.
+
+    Raises:
+        CrossmodaError: the folder holds no run, or a file in it cannot be read.
+    """
+    folder = RunFolder(run)
+    environment = Environment(
+        loader=PackageLoader("crossmoda.evaluation.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"millilitres": lambda mm3: f"{mm3 / 1000:.2f}", "duration": duration_text}
+    page = environment.get_template("template.html").render(**_content(folder))
+    path = folder.path / "report.html"
+    write_text(path, page)
+    return path
+
+
+def _content(run: RunFolder) -> dict[str, Any]:
+    """Return everything that the template shows."""
+    stages = {stage: read_json(path) for stage, path in stage_files(run.path).items()}
+    comparison = {stage: metrics["structures"] for stage, metrics in stages.items()}
+    scored = [name for name in run.structures if run.metrics and name in run.metrics["structures"]]
+    steps = step_times(run)
+    return {
+        "title": run.path.resolve().name,
+        "round": run.current.get("round", 0),
+        "structures": run.structures,
+        "scored": scored,
+        "names": FULL_NAMES | {BOUNDARY: "intra- / extra-meatal boundary"},
+        "colours": COLOURS,
+        "kinds": KINDS,
+        "kinds_in": _kinds_in,
+        "metrics": run.metrics,
+        "metric_titles": METRIC_TITLES,
+        "stages": [stage for stage in STAGES if stage in comparison],
+        "stage_names": STAGE_NAMES,
+        "stage_meanings": STAGE_MEANINGS,
+        "comparison": comparison,
+        "recovered": recovered(comparison),
+        "counts": {name: len(run.dataset.get(name, [])) for name in ("source", "target", "validation")},
+        "views": run.views,
+        "stage_chart": stage_chart(comparison, {s: m["cases"] for s, m in stages.items()}, scored)
+        if len(stages) > 1 and scored
+        else "",
+        "round_chart": round_chart(run.rounds, comparison, scored) if len(run.rounds) > 1 and scored else "",
+        "learning": _learning_charts(run),
+        "source_strips": source_strips(run),
+        "case_strips": case_strips(run),
+        "sites": _site_rows(run, scored),
+        "site_names": SITE_NAMES,
+        "cases": _case_rows(run, scored),
+        "cards": uncertainty_cards(run),
+        "status_names": STATUS_NAMES,
+        "facts": facts(run),
+        "configuration": configuration(run),
+        "steps": steps,
+        "total_seconds": sum(step.seconds for step in steps),
+        "longest_seconds": max([step.seconds for step in steps], default=0.0),
+    }
+
+
+def _kinds_in(pictures: Sequence[Strip | Card]) -> list[str]:
+    """Return the kinds of outline that appear in some pictures, for their legend."""
+    drawn = {outline.kind for picture in pictures for panel in picture.panels for outline in panel.outlines}
+    return [kind for kind in KINDS if kind in drawn]
+
+
+def _learning_charts(run: RunFolder) -> list[dict[str, str]]:
+    """Return the charts of every model that kept a history: translators, the segmenter of each round, the anchors."""
+    folders = [*run.round_folders, *sorted((run.path / "anchors").glob("*"))]
+    charts = []
+    for history in (path for folder in folders for path in sorted(folder.glob("*/history.json"))):
+        name = _model_name(history.parent.relative_to(run.path))
+        svg = learning_chart(name, read_json(history))
+        if svg:
+            charts.append({"name": name, "svg": svg})
+    return sorted(charts, key=lambda chart: not chart["name"].startswith("Translator"))
+
+
+def _model_name(folder: Path) -> str:
+    """Return a model's name for people from its folder in the run, e.g. ``round_1/segmenter`` or ``anchors/oracle/segmenter``."""
+    if folder.parts[0] == "anchors":
+        return f"Segmenter, {STAGE_NAMES.get(folder.parts[1], folder.parts[1]).lower()}"
+    number = folder.parts[0].removeprefix("round_")
+    kind, _, view = folder.name.partition("_")
+    return f"{kind.capitalize()}{f' ({view})' if view else ''}, round {number}"
+
+
+def _site_rows(run: RunFolder, scored: list[str]) -> list[dict[str, Any]]:
+    """Return a row per site and one for all cases: the number of cases and each structure's summaries."""
+    metrics = run.metrics
+    if metrics is None:
+        return []
+    counts = [case["site"] for case in metrics["cases"]]
+    rows = [
+        {"site": site, "n": counts.count(site), "summary": summary}
+        for site, summary in metrics.get("sites", {}).items()
+    ]
+    return [*rows, {"site": "all", "n": len(counts), "summary": metrics["structures"]}] if scored else []
+
+
+def _case_rows(run: RunFolder, scored: list[str]) -> list[dict[str, Any]]:
+    """Return a row per scored case, the worst first."""
+    return [
+        {
+            "case": case["case"],
+            "site": case["site"],
+            "missing": case.get("missing", False),
+            "mean_dice": mean_dice(case, scored),
+            "scores": {name: case[name] for name in scored if name in case},
+            "metrics": METRICS,
+        }
+        for case in ranked_cases(run)
+    ]

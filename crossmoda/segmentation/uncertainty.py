@@ -1,0 +1,99 @@
+"""How sure a prediction is, voxel by voxel and case by case."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from monai.config import KeysCollection
+from monai.transforms import MapTransform
+
+from crossmoda.files import write_json
+
+FOREGROUND_PROBABILITY = 0.05  # a voxel less likely than this to be any structure says nothing about the structures
+STEPS = 1000  # map values are multiples of 1 / STEPS, so that the far background is 0 and compresses to nothing
+
+
+def predictive_entropy(probabilities: torch.Tensor) -> torch.Tensor:
+    """Return the entropy of class probabilities (C, X, Y, Z) as (1, X, Y, Z), scaled to 0 (certain) .. 1 (uniform).
+
+    Works channel by channel, since a whole head has tens of millions of voxels. Voxels of probability 0 in every class,
+    as outside a crop window, have entropy 0.
+    """
+    total = torch.zeros_like(probabilities[:1])
+    for channel in range(len(probabilities)):
+        total += torch.special.entr(probabilities[channel : channel + 1])
+    return total.div_(math.log(len(probabilities))).clamp_(0, 1)
+
+
+def uncertainty_score(entropy: torch.Tensor, probabilities: torch.Tensor) -> float:
+    """Return one number for a case: the mean entropy where a structure is at least ``FOREGROUND_PROBABILITY`` likely.
+
+    Averaging over the whole image would measure how small the structures are. Where nothing is that likely, the largest
+    entropy counts.
+
+    Args:
+        entropy: (1, X, Y, Z) in 0..1.
+        probabilities: (C, X, Y, Z), background first.
+    """
+    foreground = probabilities[1:].sum(dim=0, keepdim=True) > FOREGROUND_PROBABILITY
+    return float(entropy[foreground].mean() if foreground.any() else entropy.max())
+
+
+class PredictiveEntropyd(MapTransform):
+    """Add a prediction's entropy map and score to the item, for probabilities (C, X, Y, Z) under each key.
+
+    The map goes to ``uncertainty_key`` with the geometry of the probabilities, the score to ``uncertainty_key`` +
+    ``"_score"``. Deterministic; not invertible.
+
+    Args:
+        keys: one key, of the class probabilities, background first.
+        uncertainty_key: where the map goes.
+    """
+
+    def __init__(self, keys: KeysCollection, uncertainty_key: str = "uncertainty") -> None:
+        super().__init__(keys)
+        self.uncertainty_key = uncertainty_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return a copy of the item with the map (1, X, Y, Z) and the score, both in 0..1."""
+        item = dict(data)
+        for key in self.key_iterator(item):
+            entropy = predictive_entropy(item[key])
+            item[f"{self.uncertainty_key}_score"] = uncertainty_score(entropy, item[key])
+            item[self.uncertainty_key] = entropy.mul_(STEPS).round_().div_(STEPS)
+        return item
+
+
+class UncertaintyReport:
+    """Write the cases' scores to a JSON file ``{case: score}`` when the evaluator has seen them all.
+
+    Args:
+        path: of the file.
+        key: where ``PredictiveEntropyd`` left the score in the engine's output.
+    """
+
+    def __init__(self, path: str | Path, key: str = "uncertainty_score") -> None:
+        self.path = Path(path)
+        self.key = key
+        self.scores: dict[str, float] = {}
+
+    def attach(self, engine: Engine) -> None:
+        """Listen to ``engine``'s iterations and to its end."""
+        engine.add_event_handler(Events.STARTED, self._begin)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._add)
+        engine.add_event_handler(Events.COMPLETED, self._write)
+
+    def _begin(self, engine: Engine) -> None:
+        self.scores = {}
+
+    def _add(self, engine: Engine) -> None:
+        for item, output in zip(engine.state.batch, engine.state.output, strict=True):
+            self.scores[str(item["case"])] = round(float(output[self.key]), 6)
+
+    def _write(self, engine: Engine) -> None:
+        write_json(self.path, self.scores)

@@ -1,0 +1,25 @@
+"""Rounds of self-training: steps and their manifest, pseudo-label selection, reviewed labels, the loop."""
+
+from crossmoda.self_training.anchors import Anchors
+from crossmoda.self_training.loop import SelfTrainingLoop, continue_run, load_run
+from crossmoda.self_training.reporting import Report
+from crossmoda.self_training.selection import (
+    KeepLargestComponent,
+    RejectMostUncertain,
+    RequireStructures,
+    WeightByCertainty,
+)
+from crossmoda.self_training.work import BundleUse
+
+__all__ = [
+    "Anchors",
+    "BundleUse",
+    "KeepLargestComponent",
+    "RejectMostUncertain",
+    "Report",
+    "RequireStructures",
+    "SelfTrainingLoop",
+    "WeightByCertainty",
+    "continue_run",
+    "load_run",
+]

@@ -1,0 +1,130 @@
+"""Run another bundle's workflow as one step of the loop."""
+
+from __future__ import annotations
+
+import gc
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigParser, ConfigWorkflow
+
+from crossmoda.errors import CrossmodaError, find_user_error
+from crossmoda.files import write_json
+
+# Settings that say where and on what a workflow runs; they do not change what comes out, so no step is redone for them.
+PLACE_KEYS = (
+    "bundle_root",
+    "dataset_dir",
+    "output_dir",
+    "uncertainty_dir",
+    "device",
+    "num_workers",
+    "resume",
+    "fingerprint",
+    "weights",
+    "imports",
+)
+
+
+@dataclass(frozen=True)
+class BundleUse:
+    """How the loop uses another bundle: where it lies, and what to set in its configurations.
+
+    Args:
+        root: the bundle's folder.
+        train: overrides for ``configs/train.yaml``.
+        inference: overrides for ``configs/inference.yaml``.
+        train_overlays: files merged after ``train.yaml``: names in the bundle's ``configs`` or paths.
+        inference_overlays: files merged after ``inference.yaml``.
+        processes: of a training; above 1 it is started by torchrun with the bundle's ``multi_gpu_train.yaml``.
+    """
+
+    root: str
+    train: Mapping[str, Any] = field(default_factory=dict)
+    inference: Mapping[str, Any] = field(default_factory=dict)
+    train_overlays: Sequence[str] = ()
+    inference_overlays: Sequence[str] = ()
+    processes: int = 1
+
+    def files(self, kind: str) -> list[Path]:
+        """Return the configuration files of the ``train`` or the ``inference`` workflow, in the order of merging."""
+        configs = Path(self.root) / "configs"
+        overlays = self.train_overlays if kind == "train" else self.inference_overlays
+        found = [configs / name if (configs / name).is_file() else Path(name) for name in overlays]
+        return [configs / f"{kind}.yaml", *found]
+
+    def overrides(self, kind: str) -> dict[str, Any]:
+        """Return the overrides of the ``train`` or the ``inference`` workflow."""
+        return dict(self.train if kind == "train" else self.inference)
+
+    def config(self, kind: str) -> dict[str, Any]:
+        """Return the merged configuration that decides what the workflow makes (no paths, no device).
+
+        Raises:
+            CrossmodaError: a file is missing, or an override names a key that no file has.
+        """
+        files, overrides = self.files(kind), self.overrides(kind)
+        for file in files:
+            if not file.is_file():
+                raise CrossmodaError(f"{file}: no such configuration file; mend the overlays of {self.root}")
+        parser = ConfigParser()
+        parser.read_config([str(file) for file in files])
+        known = set(parser.get())
+        for key in overrides:
+            if key.split("::")[0] not in known:
+                raise CrossmodaError(f"{key}: no such key in {files[0]}; known are {', '.join(sorted(known))}")
+        parser.update(overrides)
+        return {key: value for key, value in parser.get().items() if key not in PLACE_KEYS}
+
+    def workflow(self, kind: str, **places: Any) -> ConfigWorkflow:
+        """Return the ``train`` or the ``inference`` workflow, not yet initialised.
+
+        Args:
+            kind: "train" or "inference".
+            places: settings that say where from and where to, beside the overrides.
+        """
+        return ConfigWorkflow(
+            config_file=[str(file) for file in self.files(kind)],
+            workflow_type=kind,
+            logging_file=False,
+            bundle_root=str(Path(self.root).resolve()),
+            **{**self.overrides(kind), **places},
+        )
+
+    def run(self, kind: str, device: Any, **places: Any) -> None:
+        """Run a workflow from beginning to end, and free its memory.
+
+        Raises:
+            CrossmodaError: whatever the workflow found to be the user's to mend.
+        """
+        if kind == "train" and self.processes > 1:
+            self._run_with_torchrun(Path(places["output_dir"]).parent, places)
+            return
+        try:
+            workflow = self.workflow(kind, device=device, **places)
+            workflow.initialize()
+            workflow.run()
+            workflow.finalize()
+        except Exception as error:
+            user_error = find_user_error(error)
+            if user_error is not None:
+                raise user_error from error
+            raise
+        finally:
+            gc.collect()
+
+    def _run_with_torchrun(self, place: Path, places: Mapping[str, Any]) -> None:
+        """Train with one process per device; the settings travel as one more configuration file."""
+        settings = place / "torchrun_settings.json"
+        write_json(settings, {"bundle_root": str(Path(self.root).resolve()), **self.overrides("train"), **places})
+        files = [*self.files("train"), Path(self.root) / "configs" / "multi_gpu_train.yaml", settings]
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={self.processes}"]
+        command = [*torchrun, "-m", "monai.bundle", "run", "--config_file", str([str(file) for file in files])]
+        if subprocess.run(command, check=False).returncode:
+            raise CrossmodaError(
+                f"{self.root}: training with {self.processes} processes failed; its messages are above"
+            )

@@ -1,0 +1,57 @@
+"""The datalists of a run: which image, with which label, from whom, at what weight, a round learns from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from crossmoda.files import hash_of, sha256_of
+from crossmoda.labels import model_labels
+
+Item = dict[str, Any]
+
+
+def content_hash(items: Sequence[Mapping[str, Any]], keys: Sequence[str] = ("image", "label")) -> str:
+    """Return a hash of what the items say and of the named files' bytes, wherever these files lie."""
+    described = []
+    for item in items:
+        entry = {key: item.get(key) for key in ("case", "site", "view", "weight", "labels")}
+        described.append(entry | {key: sha256_of(item[key]) for key in keys if item.get(key)})
+    return hash_of(described)
+
+
+def pseudo_hrt2_items(source: Sequence[Item], views: Mapping[str, Path], suffix: str) -> list[Item]:
+    """Return each labelled source case once per view, its image replaced by the pseudo-hrT2.
+
+    Args:
+        source: the dataset's source items.
+        views: view name -> folder of its pseudo-hrT2 volumes.
+        suffix: what follows the case in the file names, e.g. ``_hrT2.nii.gz``.
+    """
+    return [
+        {**item, "image": str(folder / f"{item['case']}{suffix}"), "view": view}
+        for view, folder in views.items()
+        for item in source
+        if item.get("label")
+    ]
+
+
+def with_truth(items: Sequence[Item], truth: Mapping[str, Path], labels: Mapping[str, int]) -> list[Item]:
+    """Return the items that have a true label, with that label; used by the anchors and for validation."""
+    return [
+        {**item, "label": str(truth[item["case"]]), "labels": dict(labels)} for item in items if item["case"] in truth
+    ]
+
+
+def pseudo_label_item(
+    item: Item, label: Path, structures: Sequence[str], weight: float, provenance: Mapping[str, Any]
+) -> Item:
+    """Return a target item with its pseudo-label or a clinician's label, and where that came from."""
+    return {
+        **item,
+        "label": str(label),
+        "labels": model_labels(structures),
+        "weight": round(float(weight), 6),
+        "provenance": {**provenance, "sha256": sha256_of(label)},
+    }

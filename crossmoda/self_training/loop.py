@@ -1,0 +1,276 @@
+"""The loop: translate, segment, label the targets, and train again, round after round.
+
+The loop is an ignite engine whose epochs are rounds, so everything that ignite and MONAI hang onto a trainer (handlers,
+experiment tracking) hangs onto it as well. All work is done by steps (``crossmoda.self_training.steps``): a run that
+was killed, or is started a second time, goes through the same rounds and does only what is not done yet.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from ignite.engine import Engine
+from monai.bundle import ConfigParser, ConfigWorkflow
+
+from crossmoda.data.datalist import load_datalist, save_datalist
+from crossmoda.engines.weights import versions
+from crossmoda.errors import CrossmodaError
+from crossmoda.files import read_json, write_json, write_text
+from crossmoda.self_training.selection import Rule
+from crossmoda.self_training.steps import StepFolder
+from crossmoda.self_training.work import LABEL_SUFFIX, BundleUse, Work, describe
+
+logger = logging.getLogger(__name__)
+
+
+class SelfTrainingLoop(Engine):
+    """Run rounds of self-training in a run folder.
+
+    Round 0 trains the translators, renders the labelled source scans as pseudo-hrT2 and trains a segmenter on these.
+    Each further round labels the real hrT2 scans with the last segmenter, replaces what clinicians have reviewed, and
+    trains a segmenter on pseudo-hrT2 and real hrT2 together (cards C, D and E of the recipes).
+
+    Args:
+        output_dir: the run folder.
+        datalist: the dataset (``crossmoda.data.datalist``).
+        views: view name -> translator bundle.
+        segmenter: segmentation bundle.
+        rules: what becomes of predicted labels between rounds, in order.
+        structures: names of the segmenter's output channels 1, 2, ...
+        max_epochs: number of rounds, round 0 included.
+        seed: of everything that is random outside the bundles; give the bundles theirs in ``views`` and ``segmenter``.
+        device: for all workflows.
+        truth_dir: folder of ``<case>_Label.nii.gz`` for target and validation cases; read for evaluation and anchors
+            only.
+        studies: folder of a MONAI Label datastore whose reviewed labels each new round takes over; by default
+            ``output_dir/review``, if there.
+        train_handlers: attached in order; ignite or MONAI handlers.
+    """
+
+    def __init__(
+        self,
+        output_dir: str | Path,
+        datalist: Mapping[str, Any],
+        views: Mapping[str, BundleUse],
+        segmenter: BundleUse,
+        rules: Sequence[Rule],
+        structures: Sequence[str],
+        max_epochs: int,
+        seed: int,
+        device: torch.device | str,
+        truth_dir: str | Path | None = None,
+        studies: str | Path | None = None,
+        train_handlers: Sequence[Any] = (),
+    ) -> None:
+        super().__init__(lambda engine, batch: self._round(engine.state.epoch - 1))
+        if max_epochs < 1:
+            raise CrossmodaError(f"max_epochs is {max_epochs}, but a run has at least round 0; give 1 or more")
+        self.max_epochs = max_epochs
+        self.studies = Path(studies) if studies else Path(output_dir) / "review"
+        self.truth_dir = Path(truth_dir) if truth_dir else None
+        self.work = Work(
+            run=Path(output_dir),
+            datalist=datalist,
+            truth=find_truth(self.truth_dir),
+            views=views,
+            segmenter=segmenter,
+            rules=tuple(rules),
+            structures=tuple(structures),
+            seed=seed,
+            device=torch.device(device),
+        )
+        self.logger.setLevel(logging.WARNING)  # ignite's own lines about epochs say less than ours about steps
+        self.handlers = tuple(train_handlers)
+        for handler in self.handlers:
+            handler.attach(self)
+
+    def run(self) -> Any:  # type: ignore[override]
+        """Do what is not done yet of all rounds."""
+        with exclusive(self.work.run):
+            self.write_description()
+            save_datalist(self.work.dataset_file, dict(self.work.datalist))
+            return super().run([None], max_epochs=self.max_epochs, epoch_length=1)
+
+    def folder(self, number: int) -> StepFolder:
+        """Return the folder of a round."""
+        return StepFolder(self.work.run / f"round_{number}")
+
+    def _round(self, number: int) -> dict[str, Any]:
+        work, folder, first = self.work, self.folder(number), self.folder(0)
+        logger.info("round %d of %d", number, self.max_epochs - 1)
+        target: list[dict[str, Any]] = []
+        if number == 0:
+            for view in work.views:
+                work.train_translator(folder, view)
+                work.translate(folder, view)
+        else:
+            work.freeze_reviews(folder, self.studies)
+            target = work.pseudo_labels(folder, self.folder(number - 1), number)
+        work.write_datalist(folder, work.pseudo_hrt2(first), target)
+        work.train_segmenter(folder, number)
+        work.predict(folder)
+        metrics = work.evaluate(folder)
+        self._publish(folder, number, metrics)
+        return {"round": number, "metrics": metrics}
+
+    def _publish(self, folder: StepFolder, number: int, metrics: Mapping[str, Any] | None) -> None:
+        """Make this round the run's current one: what is served, and what is reported."""
+        name = folder.path.name
+        current = {
+            "round": number,
+            "segmenter": f"{name}/segmenter/model.pt",
+            "datalist": f"{name}/datalist.json",
+            "predictions": f"{name}/predictions",
+            "uncertainty": f"{name}/uncertainty",
+            "structures": list(self.work.structures),
+            "segmentation_bundle": plain(
+                asdict(replace(self.work.segmenter, root=str(Path(self.work.segmenter.root).resolve())))
+            ),
+        }
+        write_if_changed(self.work.run / "current.json", current)
+        if metrics is not None:
+            write_if_changed(self.work.run / "metrics.json", metrics)
+            self.state.metrics.update(mean_dice(metrics))
+
+    def write_description(self) -> None:
+        """Write ``run.yaml``: the settings, from which ``load_run`` builds the loop again, versions and machine."""
+        work = self.work
+        settings = {
+            "_target_": "crossmoda.self_training.SelfTrainingLoop",
+            "output_dir": str(work.run.resolve()),
+            "views": {name: describe(view) for name, view in work.views.items()},
+            "segmenter": describe(work.segmenter),
+            "rules": [describe(rule) for rule in work.rules],
+            "structures": list(work.structures),
+            "max_epochs": self.max_epochs,
+            "seed": work.seed,
+            "truth_dir": str(self.truth_dir.resolve()) if self.truth_dir else None,
+            "studies": str(self.studies.resolve()),
+            "train_handlers": [describe(handler) for handler in self.handlers if is_dataclass(handler)],
+        }
+        resolved = {name: view.config("train") for name, view in work.views.items()}
+        description = {
+            "trainer": settings,
+            "seed": work.seed,
+            "device": str(work.device),
+            "versions": versions(),
+            "machine": {"platform": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()},
+            "resolved": {"translators": resolved, "segmenter": work.segmenter.config("train")},
+        }
+        text = yaml.safe_dump(plain(description), sort_keys=False, allow_unicode=True)
+        path = work.run / "run.yaml"
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            write_text(path, text)
+
+
+def current_segmenter(run: str | Path, **places: Any) -> ConfigWorkflow:
+    """Return the segmentation bundle's inference workflow with a run's current weights and settings, initialised.
+
+    Args:
+        run: the run folder.
+        places: settings of ``inference.yaml`` that say where from and where to: ``dataset_dir``, ``output_dir``,
+            ``device`` ...
+
+    Raises:
+        CrossmodaError: the run has no segmenter yet.
+    """
+    run = Path(run)
+    current = read_json(run / "current.json")
+    bundle = BundleUse(**current["segmentation_bundle"])
+    workflow = bundle.workflow("inference", weights=str(run / current["segmenter"]), **places)
+    workflow.initialize()
+    return workflow
+
+
+def find_truth(folder: Path | None) -> dict[str, Path]:
+    """Return case -> label file of a folder of truth, empty where there is none."""
+    if folder is None or not folder.is_dir():
+        return {}
+    return {path.name[: -len(LABEL_SUFFIX)]: path for path in sorted(folder.glob(f"*{LABEL_SUFFIX}"))}
+
+
+def mean_dice(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Return ``{structure}_dice`` for every structure of a metrics.json."""
+    return {
+        f"{name}_dice": values["dice"]["mean"] for name, values in metrics["structures"].items() if "dice" in values
+    }
+
+
+def load_run(run: str | Path, **changes: Any) -> SelfTrainingLoop:
+    """Build a run's loop again from its ``run.yaml`` and ``dataset.json``.
+
+    Args:
+        run: the run folder.
+        changes: settings of the loop to replace, e.g. ``max_epochs``.
+
+    Raises:
+        CrossmodaError: there is no run in the folder.
+    """
+    run = Path(run)
+    if not (run / "run.yaml").is_file():
+        raise CrossmodaError(f"{run}: no run.yaml there; name a folder that the self-training bundle made")
+    settings = yaml.safe_load((run / "run.yaml").read_text(encoding="utf-8"))["trainer"]
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    settings = {**settings, "output_dir": str(run), "device": device, "datalist": None, **changes}
+    parser = ConfigParser({"trainer": settings})
+    parser["trainer"]["datalist"] = load_datalist(run / "dataset.json")
+    return parser.get_parsed_content("trainer")
+
+
+def continue_run(run: str | Path, studies: str | Path | None = None) -> dict[str, Any]:
+    """Run the next round, which learns from the labels reviewed in ``studies``, and return the new ``current.json``.
+
+    A further round that was begun and interrupted is finished instead.
+    """
+    run = Path(run)
+    current = read_json(run / "current.json")
+    loop = load_run(run, max_epochs=current["round"] + 2, **({"studies": str(studies)} if studies else {}))
+    loop.run()
+    return read_json(run / "current.json")
+
+
+@contextmanager
+def exclusive(run: Path) -> Iterator[None]:
+    """Hold a run folder for this process.
+
+    Raises:
+        CrossmodaError: another process works in it, or it cannot be written.
+    """
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        stream = (run / ".lock").open("w")
+    except OSError as error:
+        raise CrossmodaError(f"{run}: cannot be written ({error.strerror}); choose another output_dir") from error
+    with stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise CrossmodaError(
+                f"{run}: another process works in this run; wait for it or choose another output_dir"
+            ) from error
+        yield
+
+
+def write_if_changed(path: Path, value: Any) -> None:
+    """Write a JSON file unless it holds the value already, so that servers do not reload for nothing."""
+    if not path.is_file() or read_json(path) != value:
+        write_json(path, value)
+
+
+def plain(value: Any) -> Any:
+    """Return a value made of dictionaries, lists, numbers and texts alone."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)

@@ -1,0 +1,378 @@
+"""The clinician's side of the loop: pseudo-labels out to MONAI Label and 3D Slicer, reviewed labels back.
+
+``publish`` puts a run's pseudo-labels beside its target scans, ``collect`` reads what people made of them, and
+``serve_command`` starts the server that 3D Slicer talks to.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import uuid
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from crossmoda.data.datalist import load_datalist
+from crossmoda.data.volumes import case_name, read_grid, read_volume, write_volume
+from crossmoda.errors import CrossmodaError
+from crossmoda.files import read_json, sha256_of
+from crossmoda.labels import model_labels
+from crossmoda.self_training.review_labels import (
+    label_info_of,
+    names_in_order,
+    numbers_for,
+    read_label,
+    read_upload,
+    renumber,
+    stored_values,
+)
+from crossmoda.self_training.review_store import FINAL, ORIGINAL, ReviewStore, check_tag, split_name, version_number
+
+APPROVED, FLAGGED, CORRECTED = "approved", "flagged", "corrected"
+VERDICTS = (APPROVED, FLAGGED)  # what a reviewer may say of a label
+LABEL_SUFFIX = "_Label.nii.gz"
+APP = Path(__file__).resolve().parents[2] / "apps" / "crossmoda_label"
+
+
+@dataclass(frozen=True)
+class Reviewed:
+    """A case's label as a person left it.
+
+    Args:
+        case: the target case.
+        image: its scan in the store.
+        label: the label file.
+        status: ``approved`` (a reviewer agrees), ``flagged`` (not to be learnt from) or ``corrected`` (saved by an
+            annotator and not judged; the Reviewer module's ``segmented`` says the same).
+        who: reviewer, user or client that spoke last; empty where nobody said.
+        when: ISO 8601, UTC.
+        sha256: of the label file's bytes.
+        tag: the tag that the label has in the store.
+        values: structure -> voxel value in the label file.
+    """
+
+    case: str
+    image: Path
+    label: Path
+    status: str
+    who: str
+    when: str
+    sha256: str
+    tag: str
+    values: Mapping[str, int]
+
+    def voxels(self, structures: Sequence[str]) -> np.ndarray:
+        """Return the label map (X, Y, Z) uint8 on the scan's grid, numbered as ``model_labels(structures)``.
+
+        Raises:
+            CrossmodaError: the label is unreadable, on another grid, or cannot be expressed in these structures.
+        """
+        what = str(self.label)
+        label, _ = read_label(self.label, self.image, what)
+        present = [int(number) for number in np.flatnonzero(np.bincount(label.ravel(), minlength=256))]
+        return renumber(label, numbers_for(structures, self.values, present, what), what)
+
+
+def read_current(run: str | Path) -> dict[str, Any]:
+    """Return a run's ``current.json``: its latest finished round.
+
+    Raises:
+        CrossmodaError: the folder holds no finished round.
+    """
+    file = Path(run) / "current.json"
+    if not file.is_file():
+        raise CrossmodaError(f"{file}: no finished round there; run the self-training bundle or name its output_dir")
+    return read_json(file)
+
+
+def uncertainty_scores(run: str | Path) -> dict[str, float]:
+    """Return case -> uncertainty (0 sure, 1 unsure) of a run's current round; empty where none was measured."""
+    file = Path(run) / read_current(run)["uncertainty"] / "uncertainty.json"
+    return {case: float(score) for case, score in read_json(file).items()} if file.is_file() else {}
+
+
+def publish(run: str | Path, studies: str | Path) -> int:
+    """Put the current round's pseudo-labels (tag ``original``) beside the target scans and return the number of cases.
+
+    Scans are hard links where the disk allows. After a new round the same call refreshes the pseudo-labels of cases
+    that nobody has touched; a case with a label or a verdict by a person stays as that person saw it.
+
+    Raises:
+        CrossmodaError: the run has no finished round, or the folder holds other scans under the same names.
+    """
+    run = Path(run)
+    current = read_current(run)
+    items = load_datalist(run / current["datalist"])["target"]
+    scores = uncertainty_scores(run)
+    store = ReviewStore(studies)
+    store.recover()
+    with store.edit() as model:
+        for item in items:
+            image_id, _ = split_name(Path(item["image"]).name)
+            about = {key: value for key, value in {"case": item["case"], "site": item.get("site")}.items() if value}
+            score = scores.get(item["case"])
+            store.add_image(model, Path(item["image"]), image_id, {**about, "uncertainty": score})
+            label = run / current["predictions"] / f"{item['case']}{LABEL_SUFFIX}"
+            if label.is_file():
+                _refresh_original(store, model, image_id, label, {**_provenance(current), "uncertainty": score})
+    return len(items)
+
+
+def store_prediction(
+    store: ReviewStore, image_id: str, label: Path, current: Mapping[str, Any], info: Mapping[str, Any]
+) -> None:
+    """Make a label that the served model predicted a case's ``original``, unless a person has touched the case.
+
+    Args:
+        store: where to.
+        image_id: the scan's id, known to the store.
+        label: the predicted ``.nii.gz``, numbered as ``model_labels(structures)``.
+        current: the run's ``current.json``.
+        info: anything else to be said of the label.
+    """
+    with store.edit() as model:
+        _refresh_original(store, model, image_id, label, {**info, **_provenance(current)})
+
+
+def _provenance(current: Mapping[str, Any]) -> dict[str, Any]:
+    values = model_labels(current["structures"])
+    return {
+        "model": current["segmenter"],
+        "round": current["round"],
+        "structures": list(current["structures"]),
+        "values": values,
+        "label_info": label_info_of(values),
+        "params": {"label_names": values},  # 3D Slicer's module names the segments of a pseudo-label by this
+    }
+
+
+def _refresh_original(
+    store: ReviewStore, model: dict[str, Any], image_id: str, label: Path, info: Mapping[str, Any]
+) -> None:
+    labels = model["objects"][image_id]["labels"]
+    former = labels.get(ORIGINAL, {}).get("info", {})
+    touched = any(tag != ORIGINAL for tag in labels) or _status_of(former) in VERDICTS
+    same = former.get("sha256") == sha256_of(label) and all(former.get(key) == value for key, value in info.items())
+    if not same and not (touched and former):
+        store.put_label(model, image_id, ORIGINAL, label, info)
+
+
+def collect(studies: str | Path, structures: Sequence[str]) -> dict[str, Reviewed]:
+    """Return each case's label as people left it; cases that nobody has touched are not among them.
+
+    A label that a reviewer approved counts before any other, then the newest one that a person saved; pseudo-labels
+    count only if a reviewer approved or flagged them.
+
+    Args:
+        studies: the folder of the store.
+        structures: of the run. The labels returned are numbered as ``model_labels(structures)``; one that is stored in
+            other numbers is given as a converted copy in the folder's ``.collected``. Flagged labels come unchecked.
+
+    Raises:
+        CrossmodaError: the folder is missing, or a label is unreadable, on another grid than its scan or of
+            unknown values.
+    """
+    if not Path(studies).is_dir():
+        raise CrossmodaError(f"{studies}: no such folder; publish the run's pseudo-labels there first")
+    store = ReviewStore(studies)
+    found: dict[str, Reviewed] = {}
+    for image_id, entry in store.recover()["objects"].items():
+        tag = _deciding_tag(entry["labels"])
+        if tag is None:
+            continue
+        reviewed = label_in_store(store, image_id, entry, tag, structures)
+        found[reviewed.case] = reviewed if reviewed.status == FLAGGED else _in_numbers_of(structures, reviewed, store)
+    return found
+
+
+def _in_numbers_of(structures: Sequence[str], reviewed: Reviewed, store: ReviewStore) -> Reviewed:
+    voxels, numbers = reviewed.voxels(structures), model_labels(structures)
+    if np.array_equal(voxels, read_volume(reviewed.label).array):
+        return replace(reviewed, values=numbers)
+    copy = store.folder / ".collected" / f"{reviewed.case}{LABEL_SUFFIX}"
+    write_volume(copy, voxels, read_grid(reviewed.image).affine, dtype=np.uint8)
+    return replace(reviewed, label=copy, sha256=sha256_of(copy), values=numbers)
+
+
+def has_verdict(entry: Mapping[str, Any]) -> bool:
+    """Tell whether a person has saved a label for an object of the store, or judged its pseudo-label."""
+    return _deciding_tag(entry["labels"]) is not None
+
+
+def label_in_store(
+    store: ReviewStore, image_id: str, entry: Mapping[str, Any], tag: str, structures: Sequence[str]
+) -> Reviewed:
+    """Return what the store knows of one label of an object that has it."""
+    info = entry["labels"][tag]["info"]
+    meta = info.get("segmentationMeta") or {}
+    path = store.label_path(image_id, tag, entry["labels"][tag]["ext"])
+    image = store.image_path(image_id, entry)
+    return Reviewed(
+        case=entry["image"]["info"].get("case") or case_name(image),
+        image=image,
+        label=path,
+        status=_status_of(info) or CORRECTED,
+        who=str(meta.get("approvedBy") or info.get("user") or info.get("client_id") or ""),
+        when=_when(info, meta),
+        sha256=sha256_of(path),
+        tag=tag,
+        values=_values_of(info, structures, str(path)),
+    )
+
+
+def _deciding_tag(labels: Mapping[str, Any]) -> str | None:
+    """Return the tag whose label speaks for the case, or None where no person has."""
+    said = {tag: _status_of(label["info"]) for tag, label in labels.items() if not label["info"].get("archived_from")}
+    people = sorted((tag for tag in said if tag != ORIGINAL), key=lambda tag: _age_key(tag, labels[tag]["info"]))
+    approved = [tag for tag in people if said[tag] == APPROVED]
+    if approved or people:
+        return (approved or people)[-1]
+    return ORIGINAL if said.get(ORIGINAL) in VERDICTS else None
+
+
+def _age_key(tag: str, info: Mapping[str, Any]) -> tuple[int, int, int]:
+    return int(info.get("ts") or 0), tag == FINAL, version_number(tag)
+
+
+def _status_of(info: Mapping[str, Any]) -> str:
+    status = str((info.get("segmentationMeta") or {}).get("status") or "").lower()
+    return status if status in VERDICTS else ""
+
+
+def _when(info: Mapping[str, Any], meta: Mapping[str, Any]) -> str:
+    seconds = next((time for time in (meta.get("editTime"), info.get("ts")) if isinstance(time, (int, float))), 0)
+    return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="seconds")
+
+
+def _values_of(info: Mapping[str, Any], structures: Sequence[str], what: str) -> dict[str, int]:
+    """Return structure -> voxel value of a label in the store, also of one that another server stored there."""
+    if info.get("values"):
+        return {str(name): int(value) for name, value in info["values"].items()}
+    values = stored_values(structures)
+    if info.get("label_info"):
+        return {name: value for value, name in names_in_order(info["label_info"], values, what).items()}
+    return values
+
+
+def store_upload(
+    store: ReviewStore, image_id: str, tag: str, file: Path, info: Mapping[str, Any], structures: Sequence[str]
+) -> str:
+    """Check a label that a client sent, store it in the store's own numbers, and return the tag that it got.
+
+    What a person saves under ``original`` becomes ``final``: the next round's pseudo-labels would otherwise replace it.
+
+    Args:
+        store: where to.
+        image_id: the scan's id.
+        tag: ``final`` or ``version_N``, or ``original``.
+        file: as received.
+        info: as received; kept, with ``label_info`` rewritten to the voxel values stored.
+        structures: of the run.
+
+    Raises:
+        CrossmodaError: the scan is unknown or the label cannot be accepted; nothing is stored then.
+    """
+    objects = store.read()["objects"]
+    if image_id not in objects:
+        raise CrossmodaError(f"image '{image_id[:60]}': not in the store; ask for the next sample again")
+    tag = FINAL if tag == ORIGINAL else check_tag(tag)
+    image = store.image_path(image_id, objects[image_id])
+    label, affine = read_upload(file, image, info.get("label_info"), structures, f"label for '{image_id}'")
+    values = stored_values(structures)
+    used = max(len(structures), int(label.max()))
+    names = [name for name, number in values.items() if number <= used]
+    kept = {key: value for key, value in info.items() if key not in ("archived_from", "archived", "recovered")}
+    kept |= {"values": {name: values[name] for name in names}, "label_info": label_info_of(values, names)}
+    accepted = store.folder / ".incoming" / f"{uuid.uuid4().hex}{LABEL_SUFFIX}"
+    try:
+        write_volume(accepted, label, affine, dtype=np.uint8)
+        with store.edit() as model:
+            store.put_label(model, image_id, tag, accepted, kept)
+    finally:
+        accepted.unlink(missing_ok=True)
+    return tag
+
+
+def review_command(run: str | Path, studies: str | Path | None = None) -> None:
+    """Publish a run's pseudo-labels and print what has been reviewed, case by case.
+
+    Args:
+        run: the run folder.
+        studies: the folder under review, by default ``run/review``.
+    """
+    folder = Path(studies) if studies else Path(run) / "review"
+    cases = publish(run, folder)
+    reviews = collect(folder, read_current(run)["structures"])
+    for case, reviewed in sorted(reviews.items()):
+        print(f"  {case}: {reviewed.status}" + (f" by {reviewed.who}" if reviewed.who else "") + f", {reviewed.when}")
+    count = Counter(reviewed.status for reviewed in reviews.values())
+    said = ", ".join(f"{count[status]} {status}" for status in (APPROVED, CORRECTED, FLAGGED))
+    print(f"{folder}: {cases} cases; {said}, {cases - len(reviews)} not reviewed yet")
+
+
+def server_arguments(run: Path, studies: Path, port: int, host: str) -> list[str]:
+    """Return the command that starts MONAI Label on a run."""
+    return [
+        *(sys.executable, "-m", "monailabel.main", "start_server", "--app", str(APP), "--studies", str(studies)),
+        *("--conf", "run", str(run), "--host", host, "--port", str(port)),
+    ]
+
+
+def server_environment(port: int, host: str) -> dict[str, str]:
+    """Return the environment of the server: pages of other origins are refused, nothing is scored behind one's back."""
+    settings = {
+        "MONAI_LABEL_CORS_ORIGINS": f'["http://{host}:{port}"]',
+        "MONAI_LABEL_AUTO_UPDATE_SCORING": "false",
+        "MONAI_LABEL_DATASTORE_AUTO_RELOAD": "false",
+    }
+    return {**{name: value for name, value in os.environ.items() if name != "PYTHONPATH"}, **settings}
+
+
+def serve_command(run: str | Path, port: int = 8000, host: str = "127.0.0.1", studies: str | Path | None = None) -> int:
+    """Publish a run's pseudo-labels and serve them to 3D Slicer until interrupted; return the exit status.
+
+    Args:
+        run: the run folder.
+        port: to listen at.
+        host: address to bind to; others than this machine's own reach the server only if it is changed.
+        studies: the folder to serve, by default ``run/review``.
+
+    Raises:
+        CrossmodaError: MONAI Label is not installed, the port is taken, or the run has no finished round.
+    """
+    if find_spec("monailabel") is None:
+        raise CrossmodaError("monailabel: not installed; install the project with its 'label' extra (make demo does)")
+    run = Path(run).resolve()
+    folder = Path(studies).resolve() if studies else run / "review"
+    _require_free(host, port)
+    cases = publish(run, folder)
+    print(f"{cases} cases of {run} are ready for review in {folder}.")
+    print(f"Starting MONAI Label at http://{host}:{port} (about 20 s; stop with Ctrl-C).")
+    print(f"In 3D Slicer: module 'MONAI Label', enter http://{host}:{port} as server, press the green arrows, then")
+    print(
+        "'Next Sample', correct the segments, 'Submit Label'. Module 'MONAILabelReviewer' approves and flags.",
+        flush=True,
+    )
+    command = server_arguments(run, folder, port, host)
+    try:
+        return subprocess.run(command, cwd=APP.parents[1], env=server_environment(port, host), check=False).returncode
+    except KeyboardInterrupt:
+        return 0
+
+
+def _require_free(host: str, port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise CrossmodaError(f"{host}:{port}: not free ({error.strerror}); give another --port") from error

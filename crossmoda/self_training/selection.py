@@ -1,0 +1,142 @@
+"""Rules that decide what becomes of a predicted label before the next round learns from it.
+
+A rule is a frozen dataclass, so that a run can write down which rules it used and build them again. It is shown all
+cases' uncertainty first (``prepare``) and then each candidate by itself, so that memory does not grow with the number
+of cases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from monai.transforms import KeepLargestConnectedComponent as MonaiKeepLargest
+
+from crossmoda.errors import CrossmodaError
+from crossmoda.labels import mask_of, model_labels
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A predicted label on its way to become a pseudo-label.
+
+    Args:
+        case: the target case.
+        label: (X, Y, Z) uint8 on the image's own grid, numbered as ``model_labels(structures)``.
+        structures: names in the order of the numbers.
+        uncertainty: 0 (sure) to 1, over the whole case.
+        weight: the case's share in the loss; 0 leaves it out.
+        reasons: what was done to it and why, for the datalist and the report.
+    """
+
+    case: str
+    label: np.ndarray
+    structures: tuple[str, ...]
+    uncertainty: float
+    weight: float = 1.0
+    reasons: tuple[str, ...] = ()
+
+    def mask(self, structure: str) -> np.ndarray:
+        """Return a structure's boolean mask (X, Y, Z)."""
+        return mask_of(structure, self.label, model_labels(self.structures))
+
+    def rejected(self, reason: str) -> Candidate:
+        """Return the candidate left out, for this reason."""
+        return replace(self, weight=0.0, reasons=(*self.reasons, reason))
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Leave a candidate as it is; the base of all rules."""
+
+    def prepare(self, uncertainties: Mapping[str, float]) -> Rule:
+        """Return the rule that knows all cases' uncertainties; most rules do not need them."""
+        return self
+
+    def __call__(self, candidate: Candidate) -> Candidate:
+        """Return the candidate, changed or not."""
+        return candidate
+
+
+@dataclass(frozen=True)
+class KeepLargestComponent(Rule):
+    """Keep the largest connected component (26 neighbours) of each named structure: a patient has one VS.
+
+    Cards B, C and D of the recipes keep the largest tumour component. The cochlea has two sides and is left alone.
+    """
+
+    structures: tuple[str, ...] = ("vs",)
+
+    def __call__(self, candidate: Candidate) -> Candidate:
+        """Return the candidate without the smaller components."""
+        numbers = model_labels(candidate.structures)
+        keep = MonaiKeepLargest(applied_labels=[numbers[name] for name in self.structures if name in numbers])
+        label = np.asarray(keep(torch.from_numpy(candidate.label[None].astype(np.int16))))[0].astype(np.uint8)
+        removed = int((label != candidate.label).sum())
+        if not removed:
+            return candidate
+        reason = f"{removed} voxels outside the largest component of {', '.join(self.structures)} removed"
+        return replace(candidate, label=label, reasons=(*candidate.reasons, reason))
+
+
+@dataclass(frozen=True)
+class RequireStructures(Rule):
+    """Leave out a case in which a structure was not found: card A keeps non-empty predictions only."""
+
+    structures: tuple[str, ...] = ("vs", "cochlea")
+
+    def __call__(self, candidate: Candidate) -> Candidate:
+        """Return the candidate, rejected if a structure is empty."""
+        missing = [name for name in self.structures if not candidate.mask(name).any()]
+        return candidate.rejected(f"no {' and no '.join(missing)} found") if missing else candidate
+
+
+@dataclass(frozen=True)
+class RejectMostUncertain(Rule):
+    """Leave out the given share of the cases, the most uncertain ones.
+
+    Args:
+        fraction: from 0 (none) to below 1.
+        threshold: filled in by ``prepare``.
+    """
+
+    fraction: float = 0.1
+    threshold: float | None = None
+
+    def __post_init__(self) -> None:
+        """Check the fraction."""
+        if not 0 <= self.fraction < 1:
+            raise CrossmodaError(f"RejectMostUncertain: fraction is {self.fraction}, but must be from 0 to below 1")
+
+    def prepare(self, uncertainties: Mapping[str, float]) -> Rule:
+        """Return the rule with the highest uncertainty that is still accepted."""
+        accepted = int(np.ceil(len(uncertainties) * (1 - self.fraction)))
+        ranked = sorted(uncertainties.values())
+        return replace(self, threshold=ranked[accepted - 1]) if accepted else self
+
+    def __call__(self, candidate: Candidate) -> Candidate:
+        """Return the candidate, rejected if it is among the most uncertain."""
+        if self.threshold is None or candidate.uncertainty <= self.threshold:
+            return candidate
+        return candidate.rejected(f"uncertainty {candidate.uncertainty:.3f} above {self.threshold:.3f}")
+
+
+@dataclass(frozen=True)
+class WeightByCertainty(Rule):
+    """Multiply a case's weight by ``(1 - uncertainty) ** power``, so that doubtful pseudo-labels teach less."""
+
+    power: float = 1.0
+
+    def __call__(self, candidate: Candidate) -> Candidate:
+        """Return the candidate with its new weight."""
+        return replace(candidate, weight=candidate.weight * (1.0 - candidate.uncertainty) ** self.power)
+
+
+def apply_rules(candidate: Candidate, rules: Sequence[Rule]) -> Candidate:
+    """Apply the rules in order; a rejected candidate is not shown to the rest."""
+    for rule in rules:
+        if candidate.weight > 0:
+            candidate = rule(candidate)
+    return candidate

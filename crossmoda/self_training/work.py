@@ -1,0 +1,267 @@
+"""The pieces of work that rounds and anchors are made of, each a step of a run folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from crossmoda.data.datalist import load_datalist, save_datalist
+from crossmoda.data.volumes import read_volume, write_volume
+from crossmoda.engines import seed_everything
+from crossmoda.errors import CrossmodaError
+from crossmoda.evaluation.aggregate import evaluate_folder
+from crossmoda.files import hash_of, read_json, sha256_of, write_json
+from crossmoda.labels import model_labels
+from crossmoda.self_training.bundles import BundleUse
+from crossmoda.self_training.datalists import Item, content_hash, pseudo_hrt2_items, pseudo_label_item, with_truth
+from crossmoda.self_training.frozen_reviews import freeze_reviews, read_frozen_reviews
+from crossmoda.self_training.selection import Candidate, Rule, apply_rules
+from crossmoda.self_training.steps import Step, StepFolder
+
+PSEUDO_HRT2_SUFFIX = "_hrT2.nii.gz"
+LABEL_SUFFIX = "_Label.nii.gz"
+
+
+@dataclass(frozen=True)
+class Work:
+    """A run folder, its dataset and its methods; every method is one recorded step.
+
+    Args:
+        run: the run folder.
+        datalist: the dataset's datalist (``source``, ``target``, ``validation``).
+        truth: case -> true label file of target and validation cases, for evaluation and anchors only.
+        views: view name -> its translator bundle.
+        segmenter: the segmentation bundle.
+        rules: what becomes of predicted labels, in order.
+        structures: names of the segmenter's output channels 1, 2, ...
+        seed: of the random numbers outside the bundles.
+        device: torch device for all workflows.
+    """
+
+    run: Path
+    datalist: Mapping[str, Any]
+    truth: Mapping[str, Path]
+    views: Mapping[str, BundleUse]
+    segmenter: BundleUse
+    rules: Sequence[Rule]
+    structures: Sequence[str]
+    seed: int
+    device: torch.device
+
+    @property
+    def dataset_file(self) -> Path:
+        """The dataset's datalist as a file in the run folder."""
+        return self.run / "dataset.json"
+
+    def items(self, section: str) -> list[Item]:
+        """Return the dataset's items of a section, each with its label numbers."""
+        return [{"labels": self.datalist["labels"], **item} for item in self.datalist.get(section, [])]
+
+    def train_translator(self, folder: StepFolder, view: str) -> None:
+        """Train a view's translator on all source and target images; no label takes part."""
+        output = f"translator_{view}"
+        images = [*self.items("source"), *self.items("target")]
+        config = {"train": self.views[view].config("train"), "data": content_hash(images, keys=("image",))}
+
+        def work(place: Path) -> None:
+            self._train(self.views[view], place, output, self.dataset_file, config, {"view": view, "round": 0})
+
+        folder.do(Step(output, (output,), work, config))
+
+    def translate(self, folder: StepFolder, view: str) -> None:
+        """Render every source case as pseudo-hrT2, on the grid of its ceT1."""
+        output = f"pseudo_hrt2/{view}"
+        weights = folder.path / f"translator_{view}" / "model.pt"
+        config = {
+            "inference": self.views[view].config("inference"),
+            "data": content_hash(self.items("source"), keys=("image",)),
+        }
+
+        def work(place: Path) -> None:
+            self.views[view].run(
+                "inference",
+                self.device,
+                dataset_dir=str(self.dataset_file),
+                output_dir=str(place / output),
+                weights=str(weights),
+            )
+
+        folder.do(Step(output, (output,), work, config, {"weights": weights}))
+
+    def pseudo_hrt2(self, folder: StepFolder) -> list[Item]:
+        """Return the labelled source items of all views."""
+        views = {view: folder.path / "pseudo_hrt2" / view for view in self.views}
+        return pseudo_hrt2_items(self.items("source"), views, PSEUDO_HRT2_SUFFIX)
+
+    def freeze_reviews(self, folder: StepFolder, studies: Path | None) -> None:
+        """Copy the clinicians' labels as they are now into the round, once: later changes belong to later rounds."""
+        if "reviewed" not in folder.records():
+            step = Step(
+                "reviewed", ("reviewed",), lambda place: freeze_reviews(studies, place / "reviewed", self.structures)
+            )
+            folder.do(step)
+
+    def pseudo_labels(self, folder: StepFolder, previous: StepFolder, number: int) -> list[Item]:
+        """Turn the former round's predictions into labels, reviewed ones first, and return the target items."""
+        inputs = {
+            "predictions": previous.path / "predictions",
+            "uncertainty": previous.path / "uncertainty" / "uncertainty.json",
+            "reviewed": folder.path / "reviewed",
+        }
+        rules = [describe(rule) for rule in self.rules]
+        config = {
+            "rules": rules,
+            "structures": list(self.structures),
+            "cases": [item["case"] for item in self.items("target")],
+        }
+        model = previous.path / "segmenter" / "model.pt"
+
+        def work(place: Path) -> None:
+            self._label_targets(place / "pseudo_labels", inputs)
+
+        folder.do(Step("pseudo_labels", ("pseudo_labels",), work, config, inputs))
+        return self._target_items(folder, {"round": number - 1, "model": sha256_of(model)})
+
+    def write_datalist(self, folder: StepFolder, source: Sequence[Item], target: Sequence[Item]) -> None:
+        """Write what a segmenter of this folder learns from and is validated on, unless it is there already."""
+        datalist = {
+            "edition": self.datalist["edition"],
+            "labels": dict(self.datalist["labels"]),
+            "source": list(source),
+            "target": list(target),
+            "validation": self.items("validation"),
+        }
+
+        path = folder.path / "datalist.json"
+        if not path.is_file() or load_datalist(path) != datalist:
+            save_datalist(path, datalist)
+
+    def train_segmenter(self, folder: StepFolder, number: int | None = None) -> None:
+        """Train a segmenter on the folder's datalist."""
+        datalist = load_datalist(folder.path / "datalist.json")
+        learnt = [
+            item
+            for item in [*datalist["source"], *datalist["target"]]
+            if item.get("label") and item.get("weight", 1) > 0
+        ]
+        config = {"train": self.segmenter.config("train"), "data": content_hash(learnt)}
+
+        def work(place: Path) -> None:
+            self._train(self.segmenter, place, "segmenter", folder.path / "datalist.json", config, {"round": number})
+
+        folder.do(Step("segmenter", ("segmenter",), work, config))
+
+    def predict(self, folder: StepFolder, sections: Sequence[str] = ("target", "validation")) -> None:
+        """Label the dataset's hrT2 scans with the folder's segmenter, with an uncertainty map each."""
+        weights = folder.path / "segmenter" / "model.pt"
+        images = [item for section in sections for item in self.items(section)]
+        config = {"inference": self.segmenter.config("inference"), "data": content_hash(images, keys=("image",))}
+
+        def work(place: Path) -> None:
+            self.segmenter.run(
+                "inference",
+                self.device,
+                dataset_dir=str(self.dataset_file),
+                sections=list(sections),
+                output_dir=str(place / "predictions"),
+                uncertainty_dir=str(place / "uncertainty"),
+                weights=str(weights),
+            )
+
+        folder.do(Step("predictions", ("predictions", "uncertainty"), work, config, {"weights": weights}))
+
+    def evaluate(self, folder: StepFolder) -> dict[str, Any] | None:
+        """Measure the predictions on validation cases whose truth is known; None where there is none."""
+        items = with_truth(self.items("validation"), self.truth, self.datalist["labels"])
+        if not items:
+            return None
+        config = {"truth": content_hash(items, keys=("label",)), "structures": list(self.structures)}
+
+        predictions = {item["case"]: folder.path / "predictions" / f"{item['case']}{LABEL_SUFFIX}" for item in items}
+
+        def work(place: Path) -> None:
+            metrics = evaluate_folder(
+                {case: path for case, path in predictions.items() if path.is_file()},
+                {item["case"]: item["label"] for item in items},
+                prediction_labels=model_labels(self.structures),
+                truth_labels=dict(self.datalist["labels"]),
+                sites={item["case"]: item["site"] for item in items},
+            )
+            write_json(place / "metrics.json", metrics)
+
+        folder.do(Step("metrics", ("metrics.json",), work, config, {"predictions": folder.path / "predictions"}))
+        return read_json(folder.path / "metrics.json")
+
+    def _train(
+        self,
+        bundle: BundleUse,
+        place: Path,
+        output: str,
+        datalist: Path,
+        config: Mapping[str, Any],
+        info: Mapping[str, Any],
+    ) -> None:
+        seed_everything(self.seed)
+        bundle.run(
+            "train", self.device, dataset_dir=str(datalist), output_dir=str(place / output), fingerprint=place.name
+        )
+        sidecar = place / output / "model.json"
+        made = {"config_hash": hash_of(config["train"]), "data_hash": config["data"], **info}
+        write_json(sidecar, {**read_json(sidecar), **made})
+
+    def _label_targets(self, output: Path, inputs: Mapping[str, Path]) -> None:
+        """Write ``<case>_Label.nii.gz`` for every target case that has a label, and ``fates.json`` for all."""
+        scores = read_json(inputs["uncertainty"])
+        reviews = read_frozen_reviews(inputs["reviewed"])
+        targets = [item["case"] for item in self.items("target")]
+        rules = [rule.prepare({case: scores[case] for case in targets}) for rule in self.rules]
+        output.mkdir(parents=True, exist_ok=True)
+        fates: dict[str, Any] = {}
+        for case in targets:
+            if case in reviews:
+                fates[case] = reviews[case].fate()
+                if (reviewed := reviews[case].label) is not None:
+                    volume = read_volume(reviewed)
+                    write_volume(output / f"{case}{LABEL_SUFFIX}", volume.array, volume.affine, dtype=np.uint8)
+                continue
+            volume = read_volume(inputs["predictions"] / f"{case}{LABEL_SUFFIX}")
+            candidate = Candidate(case, volume.array.astype(np.uint8), tuple(self.structures), float(scores[case]))
+            candidate = apply_rules(candidate, rules)
+            write_volume(output / f"{case}{LABEL_SUFFIX}", candidate.label, volume.affine, dtype=np.uint8)
+            fates[case] = {
+                "status": "pseudo",
+                "weight": candidate.weight,
+                "uncertainty": candidate.uncertainty,
+                "reasons": list(candidate.reasons),
+            }
+        write_json(output / "fates.json", fates)
+
+    def _target_items(self, folder: StepFolder, maker: Mapping[str, Any]) -> list[Item]:
+        labels = folder.path / "pseudo_labels"
+        fates = read_json(labels / "fates.json")
+        items = []
+        for item in self.items("target"):
+            fate = dict(fates[item["case"]])
+            weight = fate.pop("weight")
+            path = labels / f"{item['case']}{LABEL_SUFFIX}"
+            if path.is_file():
+                items.append(pseudo_label_item(item, path, self.structures, weight, {**maker, **fate}))
+            else:
+                items.append({**item, "weight": 0.0, "provenance": {**maker, **fate}})
+        return items
+
+
+def describe(component: Any) -> dict[str, Any]:
+    """Return a frozen dataclass as a configuration that MONAI builds it from again."""
+    kind = type(component)
+    try:
+        return {"_target_": f"{kind.__module__}.{kind.__qualname__}", **asdict(component)}
+    except TypeError as error:
+        raise CrossmodaError(
+            f"{kind.__name__}: components of a recipe must be dataclasses, so that a run can record them"
+        ) from error

@@ -1,0 +1,52 @@
+"""The history of translated slices from which discriminators learn."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+
+class ImagePool:
+    """Mix earlier translations into what the discriminator sees (Shrivastava et al., CVPR 2017, section 2.3).
+
+    Until it is full, the pool stores each slice and returns it. Afterwards each slice is, with probability 0.5,
+    exchanged for a random stored one, which is returned in its stead; otherwise it is returned and not stored.
+
+    Args:
+        size: how many slices are kept; 0 returns everything unchanged.
+        seed: of the pool's own generator, whose state is part of ``state_dict`` so that a resumed training is exact.
+    """
+
+    def __init__(self, size: int = 50, seed: int = 0) -> None:
+        self.size = size
+        self.images: list[torch.Tensor] = []
+        self._generator = np.random.default_rng(seed)
+
+    def query(self, images: torch.Tensor) -> torch.Tensor:
+        """Return slices for the discriminator, detached from the generator's graph; (B, C, X, Y) in and out."""
+        images = images.detach()
+        if self.size == 0:
+            return images
+        return torch.stack([self._exchange(image) for image in images])
+
+    def _exchange(self, image: torch.Tensor) -> torch.Tensor:
+        if len(self.images) < self.size:
+            self.images.append(image.clone())
+            return image
+        if self._generator.random() < 0.5:
+            return image
+        position = int(self._generator.integers(self.size))
+        stored = self.images[position]
+        self.images[position] = image.clone()
+        return stored.to(image.device)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the stored slices and the generator's state."""
+        return {"images": [image.cpu() for image in self.images], "generator": self._generator.bit_generator.state}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a saved state."""
+        self.images = list(state["images"])
+        self._generator.bit_generator.state = state["generator"]

@@ -1,0 +1,53 @@
+"""Which scans a translator is applied to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from crossmoda.data.datalist import load_datalist
+from crossmoda.data.naming import EXTENSIONS
+from crossmoda.errors import CrossmodaError
+
+Item = dict[str, Any]
+
+
+def section_items(dataset_dir: str | Path, section: str = "source") -> list[Item]:
+    """Return ``{"case", "image"}`` for every scan of one section of a data set.
+
+    Args:
+        dataset_dir: a folder in any layout that ``crossmoda.data.layouts`` reads, or a datalist JSON.
+        section: source, target or validation.
+
+    Raises:
+        CrossmodaError: there is no such section, or it is empty.
+    """
+    datalist = load_datalist(dataset_dir)
+    items = datalist.get(section)
+    if not isinstance(items, list):
+        raise CrossmodaError(f"section '{section}' is unknown; choose source, target or validation")
+    if not items:
+        raise CrossmodaError(f"{dataset_dir}: section '{section}' has no images; name another with --section")
+    return [{"case": item["case"], "image": str(item["image"])} for item in items]
+
+
+def paired_items(dataset_dir: str | Path, section: str, truth_dir: str | Path | None) -> list[Item]:
+    """Return the section's items, each with its true hrT2 image as ``label`` where ``truth_dir`` is given.
+
+    The true image of a case is the file in ``truth_dir`` whose name begins with ``<case>_hrT2`` or ``<case>_T2``.
+
+    Raises:
+        CrossmodaError: a case has no true image.
+    """
+    items = section_items(dataset_dir, section)
+    if truth_dir is None:
+        return items
+    return [{**item, "label": str(_true_image(Path(truth_dir), item["case"]))} for item in items]
+
+
+def _true_image(folder: Path, case: str) -> Path:
+    candidates = [folder / f"{case}_{modality}{suffix}" for modality in ("hrT2", "T2") for suffix in EXTENSIONS]
+    for path in candidates:
+        if path.is_file():
+            return path
+    raise CrossmodaError(f"{folder}: no {case}_hrT2 image; add it or leave truth_dir out")

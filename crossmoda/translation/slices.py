@@ -1,0 +1,204 @@
+"""Slices of two modalities from different patients, for training a translator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import CacheDataset, Dataset, PersistentDataset
+from monai.data.utils import pickle_hashing
+from monai.transforms import Compose, MapTransform, Randomizable
+from monai.utils import convert_to_tensor
+
+from crossmoda.errors import CrossmodaError, find_user_error
+from crossmoda.translation.trainer import SOURCE, TARGET
+
+Item = dict[str, Any]
+
+_FOREGROUND = -0.9  # a pixel above 5 % of the range [-1, 1] is not air
+
+
+class SliceStackd(MapTransform):
+    """Turn a volume (1, X, Y, Z) into a float16 stack of slices (Z, X, Y); of the other keys keep ``case`` alone.
+
+    float16 resolves [-1, 1] in steps of 0.0005, half the memory of float32; a slice is then contiguous in memory.
+    """
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> Item:
+        """Return ``{key: stack, "case": name}`` without metadata."""
+        stacks = {key: self._stack(data[key]) for key in self.key_iterator(data)}
+        return {**stacks, "case": data["case"]}
+
+    @staticmethod
+    def _stack(volume: torch.Tensor) -> torch.Tensor:
+        plain = convert_to_tensor(volume, track_meta=False)
+        return plain[0].permute(2, 0, 1).to(torch.float16).contiguous()
+
+
+class SliceSource:
+    """All slices of one modality's volumes that show more than air, prepared once and then kept in memory or on disk.
+
+    Args:
+        items: ``{"case", "image"}`` per volume.
+        preprocessing: brings ``image`` to (1, X, Y, Z) in [-1, 1]; deterministic.
+        section: name of the modality's section, for messages.
+        minimum_foreground: least share of a slice's pixels above air, 0..1; other slices are skipped.
+        memory_gib: the stacks are kept in memory if they need no more than this, otherwise in ``cache_dir``.
+        cache_dir: folder for the stacks that do not fit into memory.
+
+    Raises:
+        CrossmodaError: there is no volume or no slice, or a volume cannot be used.
+    """
+
+    def __init__(
+        self,
+        items: Sequence[Item],
+        preprocessing: Callable[[Item], Item],
+        section: str,
+        minimum_foreground: float,
+        memory_gib: float,
+        cache_dir: str | Path | None,
+    ) -> None:
+        if not items:
+            raise CrossmodaError(f"section '{section}' has no images; a translator needs scans of both modalities")
+        transform = Compose([preprocessing, SliceStackd(keys="image")])
+        self.stacks = _prepare(items, transform, memory_gib, cache_dir)
+        entries = [self._entries(index, minimum_foreground) for index in range(len(items))]
+        self.volumes = np.concatenate([volumes for volumes, _, _ in entries])
+        self.positions = np.concatenate([positions for _, positions, _ in entries])
+        self.heights = np.concatenate([heights for _, _, heights in entries])
+        if len(self.volumes) == 0:
+            raise CrossmodaError(
+                f"section '{section}': no slice has {minimum_foreground:.0%} of its pixels above air; "
+                "check the images or lower minimum_foreground"
+            )
+
+    def _entries(self, index: int, minimum_foreground: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        stack = _read(self.stacks, index)["image"]
+        share = (stack > _FOREGROUND).float().mean(dim=(1, 2)).numpy()
+        positions = np.flatnonzero(share >= minimum_foreground)
+        return np.full(len(positions), index), positions, (positions + 0.5) / len(stack)
+
+    def __len__(self) -> int:
+        """Return the number of usable slices."""
+        return len(self.volumes)
+
+    def slice(self, entry: int) -> tuple[torch.Tensor, str]:
+        """Return slice ``entry`` as (1, X, Y) float32 and its case."""
+        item = self.stacks[int(self.volumes[entry])]
+        return item["image"][int(self.positions[entry])].float()[None], item["case"]
+
+    def near(self, height: float, jitter: float) -> np.ndarray:
+        """Return the entries whose relative height differs by at most ``jitter``, or else the nearest ones."""
+        distance = np.abs(self.heights - height)
+        return np.flatnonzero(distance <= max(jitter, float(distance.min())))
+
+
+class UnpairedSlices(Dataset, Randomizable):
+    """Pair each source slice with a random target slice (recipe card 0.1: B drawn at random).
+
+    One pass visits source slices in random order, each once before any comes again. All randomness of a pass is drawn
+    when ``set_random_state`` is called, one seed per pair, so that the pairs do not depend on the number of worker
+    processes.
+
+    An item is ``{"source": (1, X, Y), "target": (1, X, Y), "cases": {"source": {"case"}, "target": {"case"}}}``.
+
+    Args:
+        data: the source items and the target items, each ``{"case", "image"}``.
+        preprocessing: brings ``image`` of either kind to (1, X, Y, Z) in [-1, 1]; deterministic.
+        augmentation: random MONAI transforms of the keys ``source`` and ``target``, as a ``Compose``.
+        length: pairs in one pass; by default as many as the modality with more slices has.
+        position_jitter: largest difference of relative height (0 lowest slice, 1 highest) between the two slices of a
+            pair; None draws from all heights, as the paper does. Small data sets profit from a narrow choice: the
+            discriminator cannot then tell the slices apart by their anatomy.
+        minimum_foreground: least share of a slice's pixels above air, 0..1.
+        memory_gib: memory for the prepared volumes, half for each modality.
+        cache_dir: folder for prepared volumes that do not fit.
+
+    Raises:
+        CrossmodaError: a modality is empty, or a volume cannot be used.
+    """
+
+    def __init__(
+        self,
+        data: tuple[Sequence[Item], Sequence[Item]],
+        preprocessing: Callable[[Item], Item],
+        augmentation: Compose | None = None,
+        length: int | None = None,
+        position_jitter: float | None = None,
+        minimum_foreground: float = 0.05,
+        memory_gib: float = 4.0,
+        cache_dir: str | Path | None = None,
+    ) -> None:
+        super().__init__(data=[*data[0], *data[1]])
+        options = (minimum_foreground, memory_gib / 2, cache_dir)
+        self.source = SliceSource(data[0], preprocessing, SOURCE, *options)
+        self.target = SliceSource(data[1], preprocessing, TARGET, *options)
+        self.augmentation = augmentation
+        self.position_jitter = position_jitter
+        self.length = max(len(self.source), len(self.target)) if length is None else length
+        self.set_random_state(seed=0)
+
+    def __len__(self) -> int:
+        """Return the number of pairs in one pass."""
+        return self.length
+
+    def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> UnpairedSlices:
+        """Seed the next pass and draw its order."""
+        super().set_random_state(seed, state)
+        self.randomize()
+        return self
+
+    def randomize(self, data: Any = None) -> None:
+        """Draw the order of the source slices and one seed per pair."""
+        passes = -(-self.length // len(self.source))
+        self.order = np.concatenate([self.R.permutation(len(self.source)) for _ in range(passes)])[: self.length]
+        self.seeds = self.R.randint(2**31 - 1, size=self.length)
+
+    def __getitem__(self, index: int) -> Item:  # type: ignore[override]
+        """Return one augmented pair."""
+        entry, seed = int(self.order[index]), int(self.seeds[index])
+        source, source_case = self.source.slice(entry)
+        target, target_case = self.target.slice(self._draw_target(entry, np.random.default_rng(seed)))
+        pair: Item = {SOURCE: source, TARGET: target}
+        if self.augmentation is not None:
+            self.augmentation.set_random_state(seed=seed)
+            pair = self.augmentation(pair)
+        slices = {key: convert_to_tensor(pair[key], track_meta=False) for key in (SOURCE, TARGET)}
+        return {**slices, "cases": {SOURCE: {"case": source_case}, TARGET: {"case": target_case}}}
+
+    def _draw_target(self, entry: int, generator: np.random.Generator) -> int:
+        if self.position_jitter is None:
+            return int(generator.integers(len(self.target)))
+        return int(generator.choice(self.target.near(self.source.heights[entry], self.position_jitter)))
+
+
+def _prepare(
+    items: Sequence[Item], transform: Compose, memory_gib: float, cache_dir: str | Path | None
+) -> Sequence[Item] | Dataset:
+    """Return the prepared stacks, in memory if the first one's size times their number fits, otherwise on disk."""
+    kept = [{"case": item["case"], "image": item["image"]} for item in items]
+    first = _read(Dataset(kept[:1], transform), 0)["image"]
+    if first.numel() * first.element_size() * len(kept) <= memory_gib * 2**30:
+        return _cached(kept, transform)
+    if cache_dir is None:
+        raise CrossmodaError(f"{len(kept)} volumes need over {memory_gib:g} GiB of memory; name a cache_dir for them")
+    stamped = [{**item, "stamp": Path(item["image"]).stat().st_mtime_ns} for item in kept]
+    return PersistentDataset(stamped, transform, cache_dir, hash_transform=pickle_hashing)
+
+
+def _cached(items: Sequence[Item], transform: Compose) -> Dataset:
+    try:
+        return CacheDataset(items, transform, copy_cache=False, num_workers=None, progress=len(items) > 20)
+    except Exception as error:
+        raise find_user_error(error) or error from error
+
+
+def _read(stacks: Sequence[Item] | Dataset, index: int) -> Item:
+    try:
+        return stacks[index]
+    except Exception as error:
+        raise find_user_error(error) or error from error

@@ -1,0 +1,111 @@
+"""The mechanism that trainers of unpaired translators share."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from monai.engines import Trainer
+from monai.inferers import Inferer, SimpleInferer
+from monai.utils.enums import CommonKeys
+from torch import nn
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader
+
+SOURCE = "source"  # key of a batch's ceT1 slices
+TARGET = "target"  # key of its hrT2 slices, of other patients
+
+
+class TranslationTrainer(Trainer):
+    """Train a source-to-target generator on unpaired slices; one subclass per method implements ``update``.
+
+    A batch is ``{"source": (B, C, X, Y), "target": (B, C, X, Y), ...}`` in [-1, 1]. After each iteration
+    ``engine.state.output`` holds every loss as a float under a name with ``loss`` in it (``loss`` itself is the
+    generators' sum) and, detached, the slices ``source``, ``target`` and ``pred`` (source in the target's modality).
+
+    Args:
+        device: where the networks are and the batches go.
+        max_epochs: epochs to train.
+        train_data_loader: yields the batches.
+        network: the generator to deploy, source to target; ``update`` may train others beside it.
+        inferer: runs a network on slices; ``crossmoda.engines.AutocastInferer`` makes that bfloat16.
+        epoch_length: iterations of an epoch, those of the data loader by default.
+        train_handlers: ignite handlers with an ``attach`` method.
+    """
+
+    def __init__(
+        self,
+        device: str | torch.device,
+        max_epochs: int,
+        train_data_loader: DataLoader,
+        network: nn.Module,
+        inferer: Inferer | None = None,
+        epoch_length: int | None = None,
+        train_handlers: Sequence[Any] | None = None,
+    ) -> None:
+        super().__init__(
+            device=device,
+            max_epochs=max_epochs,
+            data_loader=train_data_loader,
+            epoch_length=epoch_length,
+            handlers=train_handlers,
+            decollate=False,  # losses belong to the batch, not to its items
+        )
+        self.network = network
+        self.inferer = SimpleInferer() if inferer is None else inferer
+
+    @abstractmethod
+    def update(self, source: torch.Tensor, target: torch.Tensor) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        """Take one optimisation step and return the detached scalar losses by name and the translated source slices."""
+
+    def _iteration(self, engine: Any, batchdata: Mapping[str, Any]) -> dict[str, Any]:
+        source, target = self._slices(batchdata, SOURCE), self._slices(batchdata, TARGET)
+        losses, translated = self.update(source, target)
+        return {**_as_floats(losses), SOURCE: source, TARGET: target, CommonKeys.PRED: translated.detach()}
+
+    def _slices(self, batch: Mapping[str, Any], key: str) -> torch.Tensor:
+        return torch.as_tensor(batch[key]).to(self.state.device, torch.float32, non_blocking=True)
+
+    def _step(self, optimizer: Optimizer, loss: torch.Tensor) -> None:
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        average_gradients(optimizer)
+        optimizer.step()
+
+
+def _as_floats(losses: Mapping[str, torch.Tensor]) -> dict[str, float]:
+    values = torch.stack([loss.detach().float() for loss in losses.values()]).tolist()  # one transfer from the device
+    return dict(zip(losses, values, strict=True))
+
+
+@contextmanager
+def frozen(networks: Iterable[nn.Module]) -> Iterator[None]:
+    """Let gradients pass through these networks without computing those of their weights."""
+    parameters = [parameter for network in networks for parameter in network.parameters()]
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+
+
+def average_gradients(optimizer: Optimizer) -> None:
+    """Average an optimiser's gradients over all processes of a distributed training; alone, leave them as they are.
+
+    ``DistributedDataParallel`` expects one forward call per backward call and all gradients each time, whereas
+    translators call a generator several times per step and freeze discriminators in between.
+    """
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return
+    parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    flat = torch.cat([parameter.grad.flatten() for parameter in parameters])
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    for parameter, gradient in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+        parameter.grad.copy_(gradient.view_as(parameter))

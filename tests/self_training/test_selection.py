@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from crossmoda.errors import CrossmodaError
+from crossmoda.self_training.selection import (
+    Candidate,
+    KeepLargestComponent,
+    RejectMostUncertain,
+    RequireStructures,
+    WeightByCertainty,
+    apply_rules,
+)
+
+
+def candidate(uncertainty: float = 0.2) -> Candidate:
+    label = np.zeros((9, 7, 5), np.uint8)
+    label[1:4, 1:4, 1:3] = 1  # 18 voxels of VS
+    label[7, 5, 4] = 1  # and a stray one
+    label[0, 0, 0] = label[8, 0, 0] = 2  # a cochlea on either side
+    return Candidate("case_1", label, ("vs", "cochlea"), uncertainty)
+
+
+def test_the_largest_component_of_the_tumour_is_kept_and_both_cochleae_stay() -> None:
+    before = candidate()
+    after = KeepLargestComponent(structures=("vs",))(before)
+    assert after.mask("vs").sum() == 18
+    assert after.mask("cochlea").sum() == 2
+    assert after.reasons == ("1 voxels outside the largest component of vs removed",)
+    assert before.mask("vs").sum() == 19  # the argument is not changed
+
+
+def test_structures_are_found_by_name_whatever_their_number() -> None:
+    swapped = Candidate(
+        "case_1", np.where(candidate().label > 0, 3 - candidate().label, 0).astype(np.uint8), ("cochlea", "vs"), 0.0
+    )
+    after = KeepLargestComponent(structures=("vs",))(swapped)
+    assert after.mask("vs").sum() == 18
+    assert after.mask("cochlea").sum() == 2
+
+
+def test_a_label_without_cochlea_is_left_out_with_the_reason() -> None:
+    label = candidate().label.copy()
+    label[label == 2] = 0
+    after = RequireStructures(("vs", "cochlea"))(Candidate("c", label, ("vs", "cochlea"), 0.1))
+    assert after.weight == 0
+    assert after.reasons == ("no cochlea found",)
+
+
+def test_the_most_uncertain_share_is_left_out() -> None:
+    scores = {"a": 0.1, "b": 0.2, "c": 0.3, "d": 0.4}
+    rule = RejectMostUncertain(fraction=0.25).prepare(scores)
+    assert [rule(candidate(score)).weight for score in scores.values()] == [1, 1, 1, 0]
+
+
+def test_a_quarter_of_nothing_is_nothing() -> None:
+    assert RejectMostUncertain(fraction=0.0).prepare({"a": 0.9})(candidate(0.9)).weight == 1
+
+
+def test_weight_falls_with_uncertainty() -> None:
+    assert WeightByCertainty(power=2.0)(candidate(0.5)).weight == pytest.approx(0.25)
+
+
+def test_rules_stop_at_a_rejection() -> None:
+    label = np.zeros((3, 3, 3), np.uint8)
+    empty = Candidate("c", label, ("vs", "cochlea"), 0.5)
+    after = apply_rules(empty, [RequireStructures(("vs",)), WeightByCertainty()])
+    assert after.weight == 0
+    assert after.reasons == ("no vs found",)
+
+
+def test_a_fraction_outside_its_range_is_refused() -> None:
+    with pytest.raises(CrossmodaError, match=r"fraction is 1\.5"):
+        RejectMostUncertain(fraction=1.5)
