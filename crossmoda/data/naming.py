@@ -36,7 +36,7 @@ def case_name(path: str | Path) -> str:
     ``crossmoda2021_ldn_106_hrT2.nii.gz`` gives ``crossmoda2021_ldn_106``, as ``crossmoda2021_ldn_106_Label.nii`` does.
     """
     name = stem_of(path)
-    while (split := _last_separator(name)) and _is_suffix(name[split + 1 :]):
+    while (split := _last_separator(name)) > 0 and _is_suffix(name[split + 1 :]):
         name = name[:split]
     return name
 
@@ -72,7 +72,7 @@ def _words(path: str | Path) -> list[str]:
 
 
 def _last_separator(name: str) -> int:
-    return max(name.rfind(mark) for mark in "_-. ") if name else -1
+    return max(name.rfind(mark) for mark in "_-. ")
 
 
 def _is_suffix(word: str) -> bool:

@@ -18,6 +18,7 @@ from crossmoda.errors import CrossmodaError
 from crossmoda.labels import COCHLEA, EXTRA, INTRA
 
 CANAL_LIMIT_MM3 = 2000.0
+ENOUGH_CASES = 10
 COCHLEA_LIMIT_MM3 = 1000.0  # both cochleae together are about 184 +/- 28 mm3
 
 Volumes = dict[int, float]  # voxel value -> mm3, background left out
@@ -51,7 +52,8 @@ def decide_parts(
     """Decide which number is extra-meatal from the volumes of labelled cases.
 
     A part above ``CANAL_LIMIT_MM3`` is extra-meatal. Where no part is, it is the one with more volume in all, over the
-    cases that have both; without such a case the mapping given stays.
+    cases that have both, if there are ``ENOUGH_CASES`` of these: small tumours lie mostly in the canal, so a handful of
+    them says nothing, and the mapping given stays.
 
     Args:
         cases: files with their ``label_volumes_mm3``.
@@ -66,6 +68,7 @@ def decide_parts(
     """
     first, second = labels[EXTRA], labels[INTRA]
     totals = {first: 0.0, second: 0.0}
+    counted = 0
     large: dict[int, Path] = {}
     for file, volumes in cases:
         _require_small_cochlea(file, volumes.get(labels[COCHLEA], 0.0), labels[COCHLEA])
@@ -74,12 +77,14 @@ def decide_parts(
             break
         if all(number in volumes for number in totals):
             totals = {number: total + volumes[number] for number, total in totals.items()}
+            counted += 1
     if len(large) == 2:
         raise CrossmodaError(
             f"{large[first]}: label {first}, and in {large[second].name} label {second}, exceed "
             f"{CANAL_LIMIT_MM3 / 1000:g} mL, so neither can be intra-meatal; correct the labels"
         )
-    extra = next(iter(large), max(totals, key=lambda number: totals[number]))
+    larger = second if counted >= ENOUGH_CASES and totals[second] > totals[first] else first
+    extra = next(iter(large), larger)
     return dict(labels) | {EXTRA: extra, INTRA: second if extra == first else first}
 
 

@@ -12,7 +12,7 @@ from crossmoda.evaluation.compare import compare_metrics
 from crossmoda.evaluation.metrics import HIGHER_IS_BETTER
 from crossmoda.evaluation.report import write_report
 from crossmoda.files import read_json, write_json
-from crossmoda.labels import EDITION_LABELS, FULL_NAMES, model_labels
+from crossmoda.labels import EDITION_LABELS, model_labels
 
 UNITS = {"dice": "", "assd": " mm", "hd95": " mm"}
 METRIC_NAMES = {"dice": "Dice", "assd": "ASSD", "hd95": "HD95"}
@@ -146,11 +146,6 @@ def _aligned(rows: list[list[str]]) -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
-
-
-def full_name(structure: str) -> str:
-    """Return a structure's name for people; the boundary between the tumour's parts included."""
-    return FULL_NAMES.get(structure, "intra- / extra-meatal boundary")
 
 
 def report_command(run: str | Path) -> int:

@@ -70,8 +70,8 @@ def write_comparison(run: str | Path) -> dict[str, Any]:
     """Write ``RUN/comparison.json`` from the stages' ``metrics.json`` and return it.
 
     Returns:
-        ``{"source_only": {...}, "translated": {...}, "self_trained": {...}, "oracle": {...}, "recovered": {"vs": .93}}``
-        with each stage shaped as ``structures`` of ``metrics.json``; stages that the run does not have are left out.
+        ``{"source_only": {}, "translated": {}, "self_trained": {}, "oracle": {}, "recovered": {"vs": 0.93}}`` with each
+        stage shaped as ``structures`` of ``metrics.json``; stages that the run does not have are left out.
 
     Raises:
         CrossmodaError: a ``metrics.json`` cannot be read.

@@ -1,0 +1,1 @@
+"""Segmentation of VS and cochlea: networks, loss, augmentation, averaged inference, uncertainty."""

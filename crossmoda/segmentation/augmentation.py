@@ -17,18 +17,17 @@ from crossmoda.labels import model_labels, numbers_of
 class RandStructureIntensityd(RandomizableTransform, MapTransform):
     """Make a labelled structure darker or brighter at random, with a soft edge, and leave the rest as it is.
 
-    Tumours and cochleae vary more in signal than translated images show, and segmenters that have seen such variation cross
-    the domain gap better (Choi 2021: training copies with the tumour's signal halved raised VS Dice from .72 to .84).
-    A voxel's signal above the image's minimum is multiplied by ``1 + (factor - 1) * share``, where the share grows linearly
-    with the distance to the structure's outside and is 1 from ``edge_voxels`` on. Random; not invertible.
+    Tumours and cochleae vary more in signal than translated images show, and segmenters that have seen such variation
+    cross the domain gap better (Choi 2021: training copies with the tumour's signal halved raised VS Dice from .72 to
+    .84). A voxel's signal above the image's minimum is multiplied by ``1 + (factor - 1) * share``; the share grows
+    linearly with the distance to the structure's outside and is 1 from ``edge_voxels`` on. Random; not invertible.
 
     Args:
         keys: of the images (C, X, Y, Z), changed in copies.
         label_key: of the label map (1, X, Y, Z), whose values are ``crossmoda.labels.model_labels(structures)``.
         structures: names in the order of the network's output channels.
-        factors: structure name -> smallest and largest factor, both positive; a darker and a brighter result are equally
-            likely where the range reaches as far to both sides of 1 in the logarithm, in which factors are uniform. ``vs``
-            may be named where ``structures`` holds its parts.
+        factors: structure name -> smallest and largest factor, both positive; drawn uniformly in the logarithm, so that
+            halving is as likely as doubling. ``vs`` may be named where ``structures`` holds its parts.
         prob: probability for each structure, independently of the others.
         edge_voxels: width of the soft edge inside the structure, at least 0 (0 is a hard edge).
         allow_missing_keys: skip keys that an item lacks.
@@ -37,7 +36,7 @@ class RandStructureIntensityd(RandomizableTransform, MapTransform):
         ValueError: a range is not positive and ascending, or the edge is negative.
     """
 
-    backend = [TransformBackends.NUMPY]
+    backend = [TransformBackends.NUMPY]  # noqa: RUF012 - as MONAI declares it
 
     def __init__(
         self,
@@ -86,7 +85,7 @@ class RandStructureIntensityd(RandomizableTransform, MapTransform):
 
 
 def _share_inside(mask: np.ndarray, edge_voxels: float) -> np.ndarray:
-    """Return (X, Y, Z) float32 shares: 0 outside the mask, rising to 1 at ``edge_voxels`` from the nearest outside voxel.
+    """Return (X, Y, Z) float32 shares: 0 outside the mask, rising to 1 at ``edge_voxels`` from the outside.
 
     Distances are computed in the mask's bounding box grown by one voxel, which is all they depend on.
     """

@@ -24,9 +24,9 @@ def one_thread() -> Iterator[None]:
 class CachedCases(CacheDataset):
     """MONAI's ``CacheDataset`` whose random transforms run on one thread.
 
-    Augmenting a patch is many operations of well under a millisecond. Sharing each among threads costs more than it saves,
-    and on a machine with other work to do the threads wait for one another: measured on two busy cores, a 96x80x32 patch
-    with every augmentation took 1.0 s on two threads and 0.05 s on one.
+    Augmenting a patch is many operations of well under a millisecond. Sharing each among threads costs more than it
+    saves, and on a machine with other work to do the threads wait for one another: measured on two busy cores, a
+    96x80x32 patch with every augmentation took 1.0 s on two threads and 0.05 s on one.
     """
 
     def _transform(self, index: int) -> Any:

@@ -37,5 +37,7 @@ class FlipAveragingInferer(Inferer):
         mean /= len(self.flips) + 1
         return mean.clamp_(min=SMALLEST_PROBABILITY).log_()
 
-    def _probabilities(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> torch.Tensor:
+    def _probabilities(
+        self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> torch.Tensor:
         return torch.softmax(self.inferer(inputs, network, *args, **kwargs), dim=1)

@@ -19,9 +19,9 @@ class WeightedTarget(NamedTuple):
 class WeightedCaseLoss(nn.Module):
     """Average a loss over the cases of a batch, each scaled by its weight: ``sum(weight * loss) / cases``.
 
-    Dividing by the number of cases rather than by the sum of weights makes a case of weight 0.5 count half even when it is
-    alone in its batch. A stack of outputs (B, K, C, X, Y, Z), which ``DynUNet`` returns in training when it is deeply
-    supervised, is handed to the loss as a list of K tensors, as ``DeepSupervisionLoss`` expects.
+    Dividing by the number of cases rather than by the sum of weights makes a case of weight 0.5 count half even when it
+    is alone in its batch. A stack of outputs (B, K, C, X, Y, Z), which a deeply supervised ``DynUNet`` returns in
+    training, is handed to the loss as a list of K tensors, as ``DeepSupervisionLoss`` expects.
 
     Args:
         loss: of one case: logits (1, C, X, Y, Z), or a list of these, and label map (1, 1, X, Y, Z) to a scalar.
@@ -45,7 +45,7 @@ class WeightedCaseLoss(nn.Module):
 def prepare_weighted_batch(
     batch: Mapping[str, Any], device: str | torch.device | None = None, non_blocking: bool = False, **kwargs: Any
 ) -> tuple[torch.Tensor, WeightedTarget]:
-    """Return a batch's image and its target on the device: the ``prepare_batch`` of an engine with ``WeightedCaseLoss``.
+    """Return a batch's image and target on the device: the ``prepare_batch`` of an engine with ``WeightedCaseLoss``.
 
     Images and labels become plain tensors, because metadata costs time in every layer and a trainer needs none.
     A batch without ``weight`` counts each case fully.

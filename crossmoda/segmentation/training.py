@@ -7,7 +7,8 @@ from ignite.handlers import EMAHandler
 from monai.engines import IterationEvents
 from torch import nn
 
-_WARM_UP = 10  # iterations; the average begins as the plain weights and covers about the last tenth while it warms up
+_WARM_UP = 9  # iterations; while it warms up, the average covers about the last ninth of the training
+_MOMENTUM = "ema_momentum"  # ignite looks for it under this name in the engine's state
 
 
 class GradientClip:
@@ -34,8 +35,8 @@ class GradientClip:
 class WeightAverage(EMAHandler):
     """Keep a moving average of the weights that forgets the start of a training, however short the training is.
 
-    The momentum of iteration t is ``max(momentum, 9 / (9 + t))``, the schedule of TensorFlow's moving averages. It depends
-    on the iteration's number alone, so a resumed training goes on with it; ignite's own warm-up counts from zero again.
+    The momentum of iteration t is ``max(momentum, 9 / (9 + t))``, the schedule of TensorFlow's moving averages. It
+    depends on the iteration's number alone, so a resumed training goes on with it; ignite's own would begin anew.
 
     Args:
         network: whose weights are averaged; the average is ``ema_model``.
@@ -47,9 +48,10 @@ class WeightAverage(EMAHandler):
 
     def attach(self, engine: Engine, *args: object, **kwargs: object) -> None:
         """Listen to every iteration of ``engine``."""
-        engine.state.ema_momentum = self.momentum
+        setattr(engine.state, _MOMENTUM, self.momentum)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._warm_up)
-        super().attach(engine, warn_if_exists=False)
+        super().attach(engine, name=_MOMENTUM, warn_if_exists=False)
 
     def _warm_up(self, engine: Engine) -> None:
-        engine.state.ema_momentum = max(self.momentum, (_WARM_UP - 1) / (_WARM_UP - 1 + engine.state.iteration))
+        momentum = max(self.momentum, _WARM_UP / (_WARM_UP + engine.state.iteration))
+        setattr(engine.state, _MOMENTUM, momentum)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from ignite.engine import Engine, Events
 from monai.config import KeysCollection
+from monai.data import MetaTensor
 from monai.transforms import MapTransform
+from monai.utils import convert_to_dst_type
 
 from crossmoda.files import write_json
 
@@ -24,10 +26,14 @@ def predictive_entropy(probabilities: torch.Tensor) -> torch.Tensor:
     Works channel by channel, since a whole head has tens of millions of voxels. Voxels of probability 0 in every class,
     as outside a crop window, have entropy 0.
     """
-    total = torch.zeros_like(probabilities[:1])
-    for channel in range(len(probabilities)):
-        total += torch.special.entr(probabilities[channel : channel + 1])
-    return total.div_(math.log(len(probabilities))).clamp_(0, 1)
+    total = sum(torch.special.entr(channel) for channel in _plain(probabilities))
+    entropy = (total / math.log(len(probabilities))).clamp_(0, 1)[None]
+    return convert_to_dst_type(entropy, probabilities)[0]
+
+
+def _plain(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the tensor without metadata, because channels cut from a MetaTensor lose track of their affine."""
+    return tensor.as_tensor() if isinstance(tensor, MetaTensor) else tensor
 
 
 def uncertainty_score(entropy: torch.Tensor, probabilities: torch.Tensor) -> float:
@@ -40,8 +46,9 @@ def uncertainty_score(entropy: torch.Tensor, probabilities: torch.Tensor) -> flo
         entropy: (1, X, Y, Z) in 0..1.
         probabilities: (C, X, Y, Z), background first.
     """
-    foreground = probabilities[1:].sum(dim=0, keepdim=True) > FOREGROUND_PROBABILITY
-    return float(entropy[foreground].mean() if foreground.any() else entropy.max())
+    values = _plain(entropy)
+    foreground = _plain(probabilities)[1:].sum(dim=0, keepdim=True) > FOREGROUND_PROBABILITY
+    return float(values[foreground].mean() if foreground.any() else values.max())
 
 
 class PredictiveEntropyd(MapTransform):
@@ -92,7 +99,8 @@ class UncertaintyReport:
         self.scores = {}
 
     def _add(self, engine: Engine) -> None:
-        for item, output in zip(engine.state.batch, engine.state.output, strict=True):
+        batch, outputs = cast(Any, engine.state.batch), cast(Any, engine.state.output)  # lists, as MONAI leaves them
+        for item, output in zip(batch, outputs, strict=True):
             self.scores[str(item["case"])] = round(float(output[self.key]), 6)
 
     def _write(self, engine: Engine) -> None:

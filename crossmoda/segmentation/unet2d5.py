@@ -1,4 +1,4 @@
-"""The 2.5D U-Net: slice-wise convolutions where slices are far apart, volumetric ones where voxels have become isotropic."""
+"""The 2.5D U-Net: slice-wise convolutions where slices are far apart, volumetric ones where voxels are isotropic."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class UNet2D5(nn.Module):
     dropout between them; maximum pooling by 2 and transposed convolutions of stride 2 join the levels. A level of
     dimension 2 convolves, pools and up-samples within axial slices alone (kernels 3x3x1 and 2x2x1).
 
-    Input (B, C, X, Y, Z), output (B, out_channels, X, Y, Z) logits. A spatial size must be divisible by ``factors``: with
-    the default dimensions 16 in x and y and 4 in z, and 32 or more in one axis at least, as batch norm needs.
+    Input (B, C, X, Y, Z), output (B, out_channels, X, Y, Z) logits. A spatial size must be divisible by ``factors``:
+    with the default dimensions 16 in x and y and 4 in z.
 
     Args:
         in_channels: of the image.
@@ -45,8 +45,10 @@ class UNet2D5(nn.Module):
         if any(dimension not in (2, 3) for dimension in dimensions):
             raise ValueError(f"dimensions must be 2 or 3 for each level, got {list(dimensions)}")
         inputs = [in_channels, *channels[:-1]]
-        self.encoder = nn.ModuleList(_block(*level) for level in zip(inputs, channels, dimensions, dropout, strict=True))
+        *blocks, bottom = (_block(*level) for level in zip(inputs, channels, dimensions, dropout, strict=True))
+        self.encoder = nn.ModuleList(blocks)
         self.pools = nn.ModuleList(nn.MaxPool3d(_size(2, dimension)) for dimension in dimensions[:-1])
+        self.bottom = bottom
         self.upsamplers = nn.ModuleList()
         self.decoder = nn.ModuleList()
         for level in reversed(range(LEVELS - 1)):
@@ -65,14 +67,13 @@ class UNet2D5(nn.Module):
                 raise ValueError(f"a patch of {image.shape[2:]} voxels is not divisible by {self.factors}")
         skips: list[torch.Tensor] = []
         features = image
-        for level, block in enumerate(self.encoder):
+        for block, pool in zip(self.encoder, self.pools):  # noqa: B905 - TorchScript knows no strict
             features = block(features)
-            if level < LEVELS - 1:
-                skips.append(features)
-                features = self.pools[level](features)
-        for step, block in enumerate(self.decoder):
-            upsampled = self.upsamplers[step](features)
-            features = block(torch.cat([skips[LEVELS - 2 - step], upsampled], dim=1))
+            skips.append(features)
+            features = pool(features)
+        features = self.bottom(features)
+        for upsample, block in zip(self.upsamplers, self.decoder):  # noqa: B905
+            features = block(torch.cat([skips.pop(), upsample(features)], dim=1))
         return self.head(features)
 
 
@@ -92,5 +93,7 @@ def _block(in_channels: int, out_channels: int, dimension: int, dropout: float) 
     first = Convolution(
         3, in_channels, out_channels, kernel_size=kernel, adn_ordering="NAD", act="PRELU", norm="BATCH", dropout=dropout
     )
-    second = Convolution(3, out_channels, out_channels, kernel_size=kernel, adn_ordering="NA", act="PRELU", norm="BATCH")
+    second = Convolution(
+        3, out_channels, out_channels, kernel_size=kernel, adn_ordering="NA", act="PRELU", norm="BATCH"
+    )
     return nn.Sequential(first, second)

@@ -1,7 +1,7 @@
 """Rounds of self-training: steps and their manifest, pseudo-label selection, reviewed labels, the loop."""
 
 from crossmoda.self_training.anchors import Anchors
-from crossmoda.self_training.loop import SelfTrainingLoop, continue_run, load_run
+from crossmoda.self_training.loop import SelfTrainingLoop, continue_run, current_segmenter, load_run
 from crossmoda.self_training.reporting import Report
 from crossmoda.self_training.selection import (
     KeepLargestComponent,
@@ -21,5 +21,6 @@ __all__ = [
     "SelfTrainingLoop",
     "WeightByCertainty",
     "continue_run",
+    "current_segmenter",
     "load_run",
 ]

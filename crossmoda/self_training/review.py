@@ -327,14 +327,9 @@ def server_arguments(run: Path, studies: Path, port: int, host: str) -> list[str
     ]
 
 
-def server_environment(port: int, host: str) -> dict[str, str]:
-    """Return the environment of the server: pages of other origins are refused, nothing is scored behind one's back."""
-    settings = {
-        "MONAI_LABEL_CORS_ORIGINS": f'["http://{host}:{port}"]',
-        "MONAI_LABEL_AUTO_UPDATE_SCORING": "false",
-        "MONAI_LABEL_DATASTORE_AUTO_RELOAD": "false",
-    }
-    return {**{name: value for name, value in os.environ.items() if name != "PYTHONPATH"}, **settings}
+def server_environment() -> dict[str, str]:
+    """Return the environment of the server, without search paths that would put other packages before its own."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
 
 def serve_command(run: str | Path, port: int = 8000, host: str = "127.0.0.1", studies: str | Path | None = None) -> int:
@@ -364,7 +359,7 @@ def serve_command(run: str | Path, port: int = 8000, host: str = "127.0.0.1", st
     )
     command = server_arguments(run, folder, port, host)
     try:
-        return subprocess.run(command, cwd=APP.parents[1], env=server_environment(port, host), check=False).returncode
+        return subprocess.run(command, cwd=APP.parents[1], env=server_environment(), check=False).returncode
     except KeyboardInterrupt:
         return 0
 

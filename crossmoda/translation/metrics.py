@@ -17,7 +17,7 @@ from crossmoda.translation.items import section_items
 _RANGE = 2.0  # of intensities in [-1, 1]
 _FOREGROUND = -0.9  # above 5 % of the range is not air
 _QUANTILES = 101
-_SSIM_WINDOW = 7  # voxels along x, y and z
+_SSIM_WINDOW = (7, 7, 1)  # voxels (x, y, z): within slices, of which thick scans have few
 
 
 def foreground_quantiles(volume: torch.Tensor) -> torch.Tensor:

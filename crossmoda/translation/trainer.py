@@ -109,3 +109,9 @@ def average_gradients(optimizer: Optimizer) -> None:
     flat /= dist.get_world_size()
     for parameter, gradient in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
         parameter.grad.copy_(gradient.view_as(parameter))
+
+
+def headline_losses(output: Mapping[str, Any]) -> dict[str, float]:
+    """Return the two sums that a progress bar has room for: the generators' loss and the discriminators'."""
+    judged = [value for name, value in output.items() if name.startswith("loss_discriminator")]
+    return {"generators": float(output["loss"]), "discriminators": float(sum(judged))}

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from crossmoda.data.datalist import build_datalist
+from crossmoda.data.layouts import read_dataset
 from crossmoda.data.volumes import write_volume
 from crossmoda.evaluation.aggregate import evaluate_folder
 from crossmoda.files import write_json, write_text
@@ -50,6 +52,7 @@ class FakeRun:
                 self.path / f"round_0/pseudo_hrt2/cyclegan/{case}_hrT2.nii.gz", self.scan(case, "hrT2"), self.affine
             )
         self._write_histories()
+        write_json(self.path / "dataset.json", build_datalist(read_dataset(self.data)))
         for number in range(rounds):
             self._write_round(number)
         if anchors:
@@ -75,7 +78,7 @@ class FakeRun:
         return sum(part**2 for part in scaled) <= 1
 
     def label(self, case: str, shift: int = 0) -> np.ndarray:
-        """The truth of a case; with ``shift``, a prediction that is off by so many voxels in x, the cochlea by fewer."""
+        """The truth of a case; with ``shift``, a prediction that is that many voxels off in x, the cochlea half."""
         number = int(case.rsplit("_", 1)[1])
         radius = 5.0 + number % 5
         tumour = self._ellipsoid((0.36, 0.5, 0.5), (radius, radius * 0.8, 4 + radius * 0.3))
@@ -172,12 +175,12 @@ class FakeRun:
                 "uncertainty": f"{last}/uncertainty",
                 "datalist": f"{last}/datalist.json",
                 "structures": ["vs", "cochlea"],
-                "dataset_dir": str(self.data),
             },
         )
         write_text(
             self.path / "run.yaml",
-            "seed: 7\nmachine: {cpu: 2 cores, gpu: none}\nversions: {crossmoda: 0.1.0, monai: 1.6.1}\nconfig: {max_epochs: 30}\n",
+            f"trainer: {{max_epochs: 30, truth_dir: '{self.data / 'truth'}'}}\nseed: 7\nmachine: {{cores: 2}}\n"
+            "versions: {crossmoda: 0.1.0, monai: 1.6.1}\n",
         )
 
 

@@ -18,6 +18,7 @@ from crossmoda.self_training.review_store import ReviewStore
 from lib.answers import answering_client_errors
 from lib.configs.segmenter import SegmenterConfig
 from lib.datastore import ReviewDatastore
+from lib.guard import refuse_other_origins
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ class CrossmodaLabelApp(MONAILabelApp):
             description="Vestibular schwannoma and cochlea on hrT2: review of pseudo-labels",
             version=__version__,
         )
+        refuse_other_origins()
         self._auto_update_scoring = False  # would start a process of its own at every next sample
 
     def init_datastore(self) -> Datastore:
@@ -107,6 +109,8 @@ class CrossmodaLabelApp(MONAILabelApp):
         if request.get("image") not in store.list_images() and not self._is_of_session(request.get("image")):
             raise HTTPException(404, f"image '{str(request.get('image'))[:60]}': not in the store")
         save = bool(request.get("save_label"))
+        if save:
+            request = {**request, "result_extension": ".nii.gz", "result_dtype": "uint8"}
         try:
             with answering_client_errors(422):
                 result = super().infer({**request, "save_label": False}, store)

@@ -1,7 +1,7 @@
 """The synthetic posterior fossa: an open, shareable stand-in for data that cannot be redistributed.
 
-A ``Patient`` is a handful of random numbers; ``rasterise`` paints it onto any grid with partial volume; ``render`` turns
-tissue fractions into an image through a site's sequence equation. The same patient can be rendered as ceT1 and as hrT2.
+A ``Patient`` is a handful of random numbers; ``rasterise`` paints it onto any grid with partial volume; ``render``
+turns tissue fractions into an image through a site's sequence equation, for the same patient as ceT1 and as hrT2.
 """
 
 from crossmoda.data.phantom.acquisition import render

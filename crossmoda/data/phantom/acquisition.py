@@ -1,4 +1,4 @@
-"""What the scanner makes of the signal: slice profile, blur, coil sensitivity, noise, and a slab that ends too early."""
+"""What the scanner makes of the signal: slice profile, blur, coil sensitivity, the slab's ends, noise."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ def tissue_signals(anatomy: Anatomy, protocol: Protocol) -> dict[str, float]:
     """Return each tissue's signal under a protocol, with white matter at one."""
     signals = {}
     for name, tissue in anatomy.patient.tissues.items():
-        stained = with_gadolinium(at_field(tissue, protocol.field_t), tissue.gadolinium if protocol.contrast_agent else 0.0)
+        uptake = tissue.gadolinium if protocol.contrast_agent else 0.0
+        stained = with_gadolinium(at_field(tissue, protocol.field_t), uptake)
         signals[name] = float(protocol.sequence.signal(stained.t1, stained.t2, stained.pd))
     signals["artery"] *= protocol.artery_flow
     signals["vein"] *= protocol.vein_flow
@@ -45,19 +46,18 @@ def acquire(signal: np.ndarray, protocol: Protocol, rng: np.random.Generator) ->
     image *= bias_field(image.shape, protocol.bias, rng)
     if protocol.slab_fade:
         image *= slab_profile(image.shape[2], protocol.spacing_mm[2], rng)
-    sigma = np.float32(1 / protocol.signal_to_noise)
-    return STORED_WHITE_MATTER * add_rician_noise(image, sigma, rng)
+    return STORED_WHITE_MATTER * add_rician_noise(image, 1 / protocol.signal_to_noise, rng)
 
 
 def add_rician_noise(image: np.ndarray, sigma: float, rng: np.random.Generator) -> np.ndarray:
     """Return the magnitude of the image with normal noise of standard deviation ``sigma`` in each channel."""
-    real = image + sigma * rng.standard_normal(image.shape, np.float32)
-    imaginary = sigma * rng.standard_normal(image.shape, np.float32)
+    real = image + np.float32(sigma) * rng.standard_normal(image.shape, np.float32)
+    imaginary = np.float32(sigma) * rng.standard_normal(image.shape, np.float32)
     return np.sqrt(real**2 + imaginary**2)
 
 
 def bias_field(shape: tuple[int, ...], amplitude: float, rng: np.random.Generator) -> np.ndarray:
-    """Return a smooth receive field about 1 (X, Y, Z): the exponential of a random quadratic in the grid's coordinates."""
+    """Return a smooth receive field about 1 (X, Y, Z): the exponential of a random quadratic in the coordinates."""
     x, y, z = np.ogrid[tuple(slice(-1, 1, complex(0, max(n, 2))) for n in shape)]
     x, y, z = x[: shape[0]], y[:, : shape[1]], z[:, :, : shape[2]]
     c = (rng.normal(0, amplitude / 2, 9)).astype(np.float32)

@@ -12,10 +12,11 @@ def brainstem(p: Coordinates) -> np.ndarray:
     """Return the signed distance to medulla, pons with its peduncles, and midbrain."""
     q = mirrored(p)
     pons = ellipsoid(p, (0, -4, 1), (17, 11.5, 14))
-    medulla = capsule((p[0] * 0.88, p[1], p[2]), (0, -8, -10), (0, -17, -42), 8, 6.2)
-    cord = capsule((p[0] * 0.85, p[1], p[2]), (0, -17, -42), (0, -20, -130), 5.8)
-    midbrain = union(ellipsoid(p, (0, -9, 24), (14, 9, 13)), capsule(q, (6, -3, 12), (11, 3, 26), 6))
-    middle_peduncle = capsule(q, (13, -7, 1), (22, -21, -2), 8, 7.5)
+    medulla = capsule((p[0] * 0.88, p[1], p[2]), (0, -7.5, -10), (0, -18, -42), 8.3, 6.2)
+    cord = capsule((p[0] * 0.85, p[1], p[2]), (0, -18, -42), (0, -21, -130), 5.8)
+    peduncle = capsule(q, (6, -2, 12), (11, 1, 27), 6.5)
+    midbrain = smooth_union(ellipsoid(p, (0, -9, 24), (15, 9.5, 14)), peduncle, 3)
+    middle_peduncle = capsule(q, (13, -7, 1), (23, -21, -1), 9, 8.5)
     stem = smooth_union(smooth_union(pons, medulla, 4), midbrain, 4)
     return smooth_union(union(stem, cord), middle_peduncle, 5)
 
@@ -23,16 +24,17 @@ def brainstem(p: Coordinates) -> np.ndarray:
 def cerebellum(p: Coordinates) -> np.ndarray:
     """Return the signed distance to the cerebellum's hull."""
     q = mirrored(p)
-    hemisphere = ellipsoid(q, (24.5, -34, -7), (27, 27, 23))
-    vermis = ellipsoid(p, (0, -37, 2), (10, 20, 20))
+    hemisphere = ellipsoid(q, (25, -35, -5), (33, 31, 31))
+    vermis = ellipsoid(p, (0, -36, 8), (14, 17, 26))
     tonsil = ellipsoid(q, (7, -26, -26), (6.5, 8, 10))
-    flocculus = ellipsoid(q, (20, -9, -6), (5, 4, 4))
+    flocculus = ellipsoid(q, (21, -9, -6), (5, 4, 4))
     return union(smooth_union(smooth_union(hemisphere, vermis, 6), tonsil, 4), flocculus)
 
 
 def tentorium(p: Coordinates) -> np.ndarray:
     """Return the height above the tentorium: positive on the cerebrum's side, about mm."""
-    tent = 11 + 26 * np.clip(1 - np.abs(p[0]) / 48, 0, 1) * np.clip(1 - ((p[1] + 15) / 58) ** 2, 0, 1)
+    rise = np.clip((6 - p[1]) / 26, 0, 1) * np.clip(1 - (np.minimum(p[1] + 24, 0) / 44) ** 2, 0, 1)
+    tent = 10 + 25 * np.clip(1 - np.abs(p[0]) / 48, 0, 1) * rise
     return (p[2] - tent) * 0.85
 
 
@@ -43,10 +45,11 @@ def incisura(p: Coordinates) -> np.ndarray:
 
 def basal_cisterns(p: Coordinates) -> np.ndarray:
     """Return the signed distance to the space about the midbrain and above the sella that the cerebrum leaves free."""
-    ambient = ellipsoid(p, (0, -6, 20), (20, 18, 22))
-    suprasellar = ellipsoid(p, (0, 16, 24), (12, 11, 8))
-    sylvian = capsule(mirrored(p), (14, 24, 26), (42, 30, 30), 3)
-    return union(ambient, suprasellar, sylvian)
+    ambient = ellipsoid(p, (0, -7, 21), (18.5, 14, 14))
+    interpeduncular = ellipsoid(p, (0, 7, 20), (13, 6, 9))
+    suprasellar = ellipsoid(p, (0, 16, 26), (9, 9, 6))
+    sylvian = capsule(mirrored(p), (12, 22, 27), (42, 30, 30), 2.2)
+    return union(ambient, interpeduncular, suprasellar, sylvian)
 
 
 def fourth_ventricle(p: Coordinates) -> np.ndarray:

@@ -7,14 +7,16 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from crossmoda.data.phantom.frame import Frame
-from crossmoda.data.phantom.shapes import Coordinates, coverage
+from crossmoda.data.phantom.shapes import Coordinates, Point, coverage
+from crossmoda.data.phantom.vessels import Tubes
 
 Shape = Callable[[Coordinates], np.ndarray]
-Box = tuple[Sequence[float], Sequence[float]]  # lowest and highest corner in the patient's frame, mm
+Box = tuple[Point, Point]  # lowest and highest corner in the patient's frame, mm
 Window = tuple[slice, slice, slice]
 Cover = tuple[Window, np.ndarray]  # where on the grid, and the fraction of each voxel there
 
-MARGIN_MM = 3.0  # a box grows by this, since the patient's warp moves structures a little
+# A box grows a little, since the patient's warp bends it: its corners follow the warp, what lies between may differ.
+LEAST_MARGIN_MM, MARGIN_PER_MM, MOST_MARGIN_MM = 0.8, 0.05, 3.0
 
 
 class Canvas:
@@ -48,7 +50,9 @@ class Canvas:
         """Return the slices of the grid that hold a box, or None where it lies outside."""
         if box is None:
             return (slice(0, self.shape[0]), slice(0, self.shape[1]), slice(0, self.shape[2]))
-        low, high = np.asarray(box[0], float) - MARGIN_MM, np.asarray(box[1], float) + MARGIN_MM
+        low, high = np.asarray(box[0], float), np.asarray(box[1], float)
+        margin = np.minimum(LEAST_MARGIN_MM + MARGIN_PER_MM * float(np.max(high - low)), MOST_MARGIN_MM)
+        low, high = low - margin, high + margin
         corners = np.array(np.meshgrid(*zip(low, high, strict=True))).reshape(3, -1)
         inverse = np.linalg.inv(self.affine)
         index = inverse[:3, :3] @ self.frame.to_scanner(corners) + inverse[:3, 3:]
@@ -58,13 +62,15 @@ class Canvas:
             return None
         return tuple(slice(int(a), int(b)) for a, b in zip(first, last, strict=True))  # type: ignore[return-value]
 
-    def cover(self, shape: Shape, box: Box | None = None, fine_mm: float | None = None, soft: bool = False) -> Cover | None:
+    def cover(
+        self, shape: Shape, box: Box | None = None, fine_mm: float | None = None, soft: bool = False
+    ) -> Cover | None:
         """Return how much of each voxel a shape fills.
 
         Args:
             shape: signed distance in the patient's frame.
             box: where the shape can be; None for everywhere.
-            fine_mm: sample at this distance or finer and average (for details smaller than a voxel); None: once a voxel.
+            fine_mm: sample at about this distance and average (for details smaller than a voxel); None: once a voxel.
             soft: use the coordinates of soft tissue, which a tumour pushes aside.
 
         Returns:
@@ -79,13 +85,27 @@ class Canvas:
         return window, self._fine_coverage(shape, window, fine_mm, soft)
 
     def _fine_coverage(self, shape: Shape, window: Window, fine_mm: float, soft: bool) -> np.ndarray:
-        factors = np.maximum(np.ceil(np.linalg.norm(self.affine[:3, :3], axis=0) / fine_mm - 1e-6).astype(int), 1)
+        factors = np.maximum(np.rint(np.linalg.norm(self.affine[:3, :3], axis=0) / fine_mm).astype(int), 1)
         counts = np.array([w.stop - w.start for w in window])
         start = np.array([w.start for w in window]) - 0.5 + 0.5 / factors
         points = self.frame.bone(self._scanner_mm(start, 1 / factors, tuple(counts * factors)))
         fine = coverage(shape(self.frame.soft(points) if soft else points))
         blocks = fine.reshape(counts[0], factors[0], counts[1], factors[1], counts[2], factors[2])
         return blocks.mean(axis=(1, 3, 5), dtype=np.float32)
+
+    def cover_tubes(self, tubes: Tubes, soft: bool = False) -> Cover | None:
+        """Return the coverage by tubes, searched piece by piece, since tubes fill little of the box that holds them."""
+        found = [self.cover(piece, piece.box, soft=soft) for piece in tubes.pieces()]
+        covers = [cover for cover in found if cover is not None]
+        if not covers:
+            return None
+        low = np.min([[w.start for w in window] for window, _ in covers], axis=0)
+        high = np.max([[w.stop for w in window] for window, _ in covers], axis=0)
+        share = np.zeros(high - low, np.float32)
+        for window, part in covers:
+            inner = tuple(slice(w.start - first, w.stop - first) for w, first in zip(window, low, strict=True))
+            np.maximum(share[inner], part, out=share[inner])
+        return (slice(low[0], high[0]), slice(low[1], high[1]), slice(low[2], high[2])), share
 
     def paint(self, tissue: str, cover: Cover | None, opacity: float | np.ndarray = 1.0) -> None:
         """Let a tissue take its share of each voxel from whatever fills it; the fractions keep summing to one."""
@@ -100,7 +120,9 @@ class Canvas:
             self.fractions[tissue] = np.zeros(self.shape, np.float32)
         self.fractions[tissue][window] += share
 
-    def draw(self, tissue: str, shape: Shape, box: Box | None = None, fine_mm: float | None = None, soft: bool = False) -> Cover | None:
+    def draw(
+        self, tissue: str, shape: Shape, box: Box | None = None, fine_mm: float | None = None, soft: bool = False
+    ) -> Cover | None:
         """Cover and paint in one step; return the cover."""
         cover = self.cover(shape, box, fine_mm, soft)
         self.paint(tissue, cover)
@@ -112,4 +134,3 @@ class Canvas:
         if cover is not None:
             full[cover[0]] = cover[1]
         return full
-

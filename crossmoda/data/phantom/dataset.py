@@ -1,4 +1,4 @@
-"""Write a synthetic dataset in the challenge's own folders and names, with the truth of target scans in a folder apart."""
+"""Write a synthetic dataset in the challenge's own folders and names, the truth of target scans in a folder apart."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def write_phantom_dataset(
         seed: of everything that is random, >= 0.
         edition: "2021" (London), "2022" (London, Tilburg) or "2023" (Tilburg, London, UK multi-centre).
         validation: number of validation patients; by default as many as ``cases``.
-        field_of_view_mm: (x, y, z) extent about the posterior fossa; by default the sites' own, which is the whole head.
+        field_of_view_mm: (x, y, z) extent about the posterior fossa; by default the sites' own (ceT1: the whole head).
         coarsen: factor on the sites' in-plane spacing, so that small machines can learn on the result.
         processes: how many cases are made at once; by default one per processor.
 
@@ -138,7 +138,8 @@ def write_phantom_dataset(
         CrossmodaError: an argument is out of range, or the folder holds something else.
     """
     out = Path(out)
-    request = _checked(seed, str(edition), cases, cases if validation is None else validation, field_of_view_mm, coarsen)
+    validation = cases if validation is None else validation
+    request = _checked(seed, str(edition), cases, validation, field_of_view_mm, coarsen)
     jobs = list(plan(request))
     if _already_there(out, request):
         print(f"{out}: already holds this phantom dataset of {len(jobs)} cases; nothing to do")
@@ -182,8 +183,8 @@ def plan(request: Request) -> Iterator[Job]:
             first, beyond = edition.first[site][position : position + 2]
             if count > beyond - first:
                 raise CrossmodaError(
-                    f"edition {request.edition} has numbers for {beyond - first} {section} cases of site {site}, not for "
-                    f"{count}; ask for fewer cases"
+                    f"edition {request.edition} has numbers for {beyond - first} {section} cases of site {site}, "
+                    f"not for {count}; ask for fewer cases"
                 )
             for index in range(count):
                 yield Job(f"{edition.prefixes[site]}{first + index}", section, site, index)
@@ -209,7 +210,7 @@ def _already_there(out: Path, request: Request) -> bool:
     for parameters in found["case_parameters"].values():
         missing = [name for name in parameters["files"] if not (out / name).is_file()]
         if missing:
-            raise CrossmodaError(f"{out / missing[0]}: missing from the phantom dataset; delete the folder and make it again")
+            raise CrossmodaError(f"{out / missing[0]}: missing from the phantom; delete the folder and make it again")
     return True
 
 
@@ -247,8 +248,8 @@ def koos_of(request: Request, job: Job) -> int:
     """
     start = case_rng(request.seed, "koos", job.section, job.site).random()
     position = (start + job.index * GOLDEN_RATIO) % 1.0
-    edges = np.cumsum(list(KOOS_SHARE.values()))
-    return list(KOOS_SHARE)[int(min(np.searchsorted(edges, position), len(edges) - 1))]
+    edges = np.cumsum(list(KOOS_SHARE.values()))[:-1]
+    return list(KOOS_SHARE)[int(np.searchsorted(edges, position))]
 
 
 def patient_of(request: Request, job: Job) -> Patient:
@@ -299,7 +300,7 @@ def _description(job: Job, patient: Patient, protocol: Protocol, made: Scan, fil
         "side": "right" if patient.tumour.side > 0 else "left",
         "volumes_mm3": {name: round(float(made.labels[name].sum()) * volume, 2) for name in STRUCTURES},
         "files": files,
-        "protocol": {**asdict(protocol), "sequence": {"name": type(protocol.sequence).__name__, **asdict(protocol.sequence)}},
+        "protocol": {**asdict(protocol), "sequence_name": type(protocol.sequence).__name__},
         "patient": patient.as_json(),
     }
 

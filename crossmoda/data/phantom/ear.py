@@ -1,8 +1,8 @@
 """Internal auditory canal, its nerves, cochlea, vestibule and semicircular canals, drawn per side and per patient.
 
-Everything is drawn for the right ear (x > 0) in the patient's frame, mm, and mirrored. Sizes: cochlea of 2.5 turns, whole
-volume 92 +/- 14 mm3 (crossMoDA 2021 organisers); semicircular canals of radius 2.9 to 3.4 mm, bore about 1.2 mm; internal auditory canal
-about 10 mm long and 4 to 6 mm wide (anatomy texts).
+Everything is drawn for the right ear (x > 0) in the patient's frame, mm, and mirrored. Sizes: cochlea of 2.5 turns,
+whole volume 92 +/- 14 mm3 (crossMoDA 2021 organisers); semicircular canals of radius 2.9 to 3.4 mm, bore about 1.2 mm;
+internal auditory canal about 10 mm long and 4 to 6 mm wide (anatomy texts).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ TURNS = 2.5
 UNIT_OUTER_MM, UNIT_INNER_MM, UNIT_HEIGHT_MM = 3.25, 0.75, 3.9  # of the spiral's axis, before scaling
 UNIT_RADIUS_MM, UNIT_APEX_RADIUS_MM = 1.05, 0.72  # of its bore
 WALL_MM = 0.22  # thin bone and partition that readers count as cochlea
-UNIT_VOLUME_MM3 = 99.0  # of the labelled shape at scale 1, measured on a 0.1 mm grid
+UNIT_VOLUME_MM3 = 138.1  # of the labelled shape at scale 1, measured on a 0.1 mm grid
 CENTRE: Point = (34.0, 7.6, -1.5)  # of the cochlea's base
 VESTIBULE: Point = (38.0, 1.5, 0.6)
 FUNDUS: Point = (33.4, 3.4, 0.8)
@@ -37,7 +37,7 @@ PORUS: Point = (23.2, 0.8, 0.2)
 
 @dataclass(frozen=True)
 class Ear:
-    """Hold one ear's individual sizes: cochlear volume (mm3), canal radius and length (mm), tilts (degrees), shift (mm)."""
+    """Hold one ear's sizes: cochlear volume (mm3), canal radius and length (mm), tilts (degrees), shift (mm)."""
 
     side: int
     cochlea_mm3: float
@@ -115,7 +115,7 @@ class Cochlea:
 
 
 def cochlea(ear: Ear) -> Cochlea:
-    """Return the cochlea: a conical spiral whose axis points forward, outward and a little down, as the modiolus does."""
+    """Return the cochlea: a conical spiral along the modiolus, which points forward, outward and a little down."""
     scale = (ear.cochlea_mm3 / UNIT_VOLUME_MM3) ** (1 / 3)
     path = scale * spiral(TURNS, UNIT_OUTER_MM, UNIT_INNER_MM, UNIT_HEIGHT_MM)
     outward = np.array([0.60, 0.76, -0.25]) / np.linalg.norm([0.60, 0.76, -0.25])
@@ -173,7 +173,8 @@ def canal_nerves(ear: Ear) -> Tubes:
     for name, (forward, upward) in ends.items():
         spread = np.array([-0.3, forward, upward])
         along = mouth + (ear.fundus - mouth) * 0.5 + 0.8 * spread
-        begin = root + [0, 1.6 if name == "facial" else 0, 0.8 if name == "facial" else 0]
-        knots = [begin, (begin + mouth) / 2 + 0.25 * spread, mouth + 0.5 * spread, along, ear.fundus + spread - ear.axis]
-        paths.append((on_side(ear.side, [tuple(k) for k in knots]), 0.55, 0.5))
+        begin = root + ([0, 1.6, 0.8] if name == "facial" else [0, 0, 0])
+        middle, end = (begin + mouth) / 2 + 0.25 * spread, ear.fundus + spread - ear.axis
+        knots = on_side(ear.side, [begin, middle, mouth + 0.5 * spread, along, end])
+        paths.append((knots, 0.55, 0.5))
     return make_tubes(paths, 0.3)

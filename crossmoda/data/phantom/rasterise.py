@@ -16,19 +16,19 @@ from crossmoda.data.phantom import brain, ear, skull, vessels
 from crossmoda.data.phantom.anatomy import Patient
 from crossmoda.data.phantom.canvas import Canvas, Cover
 from crossmoda.data.phantom.ear import Ear
-from crossmoda.data.phantom.shapes import Coordinates, coverage, union
+from crossmoda.data.phantom.shapes import Coordinates, coverage
 from crossmoda.data.phantom.texture import noise
 
-FINE_MM = 0.3  # sampling of details smaller than a voxel
-CLEFT_MM = 0.7  # of fluid between a tumour and what it has pushed away
+FINE_MM = 0.4  # sampling of details smaller than a voxel
+CLEFT_MM = 0.8  # of fluid, at most, between a tumour and what it has pushed away
 
 
 @dataclass(frozen=True)
 class Anatomy:
     """Hold a rasterised patient.
 
-    ``fractions``: tissue name to float32 (X, Y, Z), summing to 1 in every voxel. ``labels``: ``vs``, ``intra``, ``extra``
-    and ``cochlea`` (both sides) as bool (X, Y, Z), true where the structure fills at least half of the voxel.
+    ``fractions``: tissue name to float32 (X, Y, Z), summing to 1 in every voxel. ``labels``: ``vs``, ``intra``,
+    ``extra`` and ``cochlea`` (both sides) as bool (X, Y, Z), true where the structure fills at least half of the voxel.
     """
 
     patient: Patient
@@ -70,7 +70,10 @@ def _paint_head(canvas: Canvas, patient: Patient) -> None:
     p, seed = canvas.rigid, patient.texture_seed
     skin_mm = skull.head(p)
     canvas.paint("muscle", _everywhere(coverage(skin_mm)))
-    planes = np.clip(1.3 - 2.6 * np.abs(noise(p, 13, seed, 1)), 0, 1) * np.clip(0.8 + noise(p, 6, seed, 2), 0, 1)
+    planes = np.clip(1.25 - 3.2 * np.abs(noise(p, 11, seed, 1) + 0.3 * noise(p, 4, seed, 2)), 0, 1)
+    # Fat spaces between the muscles, and the little fat within them.
+    planes = np.maximum(planes, np.clip(noise(p, 15, seed, 9) - 0.4, 0, 1))
+    planes = np.maximum(planes, np.clip(0.13 + 0.12 * noise(p, 2.5, seed, 13), 0, 1))
     under_skin = np.clip((skin_mm + 8) / 2, 0, 1) * np.clip(-skin_mm - 1.5, 0, 1)
     canvas.paint("fat", _everywhere(np.maximum(planes, under_skin) * coverage(skin_mm + 1.5)))
     canvas.draw("gland", skull.parotids, ((-72, -10, -66), (72, 25, -10)))
@@ -81,11 +84,14 @@ def _paint_head(canvas: Canvas, patient: Patient) -> None:
 def _paint_skull(canvas: Canvas, patient: Patient, cavity_mm: np.ndarray) -> None:
     """Paint bone, its marrow, and the air in and below it."""
     p, seed = canvas.rigid, patient.texture_seed
-    canvas.paint("bone", _everywhere(coverage(skull.bone(p, cavity_mm))))
+    uneven = noise(p, 11, seed, 10)
+    canvas.paint("bone", _everywhere(coverage(skull.bone(p, cavity_mm + 0.9 * uneven))))
     away = np.clip(skull.petrous(p) / 4, 0, 1)
-    diploe = np.clip(1.6 - np.abs(cavity_mm - 3.2), 0, 1) * away
-    canvas.paint("marrow", _everywhere(diploe), 0.85)
-    canvas.draw("marrow", skull.clivus_marrow, ((-7, 8, -34), (7, 30, 14)))
+    diploe = np.clip(1.3 - np.abs(cavity_mm - 3.2 + 0.8 * uneven) + 0.5 * noise(p, 4, seed, 11), 0, 1) * away
+    diploe *= np.clip(0.7 + uneven, 0, 1)
+    spongy = np.maximum(0.8 * diploe, np.clip(0.08 + 0.06 * uneven, 0, 1))
+    canvas.paint("marrow", _everywhere(spongy * canvas.fractions["bone"]))
+    canvas.draw("marrow", skull.clivus_marrow, ((-20, 6, -36), (20, 32, 18)))
     canvas.draw("bone", skull.mandible, ((-60, 8, -90), (60, 45, 0)))
     canvas.draw("marrow", lambda q: skull.mandible(q) + 2, ((-60, 8, -90), (60, 45, 0)))
     if patient.marrow_apex:
@@ -107,12 +113,12 @@ def _views(p: Coordinates, cover: Cover) -> Coordinates:
 def _paint_meninges(canvas: Canvas, cavity_mm: np.ndarray, inside: np.ndarray) -> None:
     """Paint the dura as a thin lining, the fluid within, tentorium and falx."""
     p = canvas.rigid
-    canvas.paint("dura", _everywhere(coverage(cavity_mm - 0.8)), 0.8)
+    canvas.paint("dura", _everywhere(coverage(cavity_mm - 0.5)), 0.6)
     canvas.paint("csf", _everywhere(inside))
     gap = np.clip(brain.incisura(p) + 0.5, 0, 1)
     behind = np.clip(-skull.petrous_face(p) - 2, 0, 1)
-    sheet = np.clip(0.9 - np.abs(brain.tentorium(p)), 0, 1) * gap * behind
-    falx = np.clip(0.9 - np.abs(p[0]), 0, 1) * np.clip(p[2] - 38, 0, 1)
+    sheet = np.clip(0.7 - np.abs(brain.tentorium(p)), 0, 1) * gap * behind
+    falx = np.clip(0.7 - np.abs(p[0]), 0, 1) * np.clip(p[2] - 38, 0, 1)
     canvas.paint("dura", _everywhere(np.maximum(sheet, falx) * inside), 0.8)
 
 
@@ -121,13 +127,14 @@ def _paint_cerebrum(canvas: Canvas, patient: Patient, cavity_mm: np.ndarray, ins
     q, seed = canvas.soft, patient.texture_seed
     behind = skull.petrous_face(canvas.rigid) < 6
     height = np.where(behind, brain.tentorium(q), q[2] - skull.floor_height(canvas.rigid))
-    depth = np.minimum(np.minimum(-cavity_mm - 1.8, height - 1.2), brain.basal_cisterns(q))
+    depth = np.minimum(np.minimum(-cavity_mm - 0.9, height - 0.5), brain.basal_cisterns(q))
     depth = np.minimum(depth, np.where(q[2] > 36, np.abs(q[0]) - 1.5, 99))
-    sulcus = 9 * np.abs(noise(q, 17, seed, 5) + 0.35 * noise(q, 7, seed, 6)) - 0.7 + np.maximum(depth - 14, 0)
+    sulcus = 7 * np.abs(noise(q, 14, seed, 5) + 0.3 * noise(q, 6, seed, 6)) - 0.45 + np.maximum(depth - 11, 0)
     surface = np.minimum(depth, sulcus).astype(np.float32)
     hull = coverage(-surface) * inside
     canvas.paint("grey", _everywhere(hull))
-    canvas.paint("white", _everywhere(coverage(2.8 - surface) * hull))
+    purity = np.clip(0.88 + 0.08 * noise(q, 5, seed, 12), 0, 1)
+    canvas.paint("white", _everywhere(coverage(3.0 - surface) * hull * purity))
     box = ((-40, -35, 5), (40, 55, 68))
     canvas.draw("grey", brain.deep_grey, box, soft=True)
     canvas.draw("csf", brain.upper_ventricles, box, soft=True)
@@ -140,8 +147,10 @@ def _paint_hindbrain(canvas: Canvas, patient: Patient, cavity_mm: np.ndarray, in
     if window is not None:
         q = _views(canvas.soft, (window, inside))
         wobble = noise(q, 14, patient.texture_seed, 7)
-        hull_mm = np.maximum(np.maximum(brain.cerebellum(q), cavity_mm[window] + 2.2), brain.tentorium(q) + 1.2)
-        fissure = np.clip((np.cos(brain.folia_phase(q, wobble)) - 0.62) * 4, 0, 1) * np.clip(1 + (hull_mm + 9) / 5, 0, 1)
+        wall_mm = np.maximum(cavity_mm[window] + 1.9 + 0.7 * wobble, brain.tentorium(q) + 1.2)
+        hull_mm = np.maximum(brain.cerebellum(q), wall_mm)
+        shallow = np.clip(1 + (hull_mm + 9) / 5, 0, 1)
+        fissure = np.clip((np.cos(brain.folia_phase(q, wobble)) - 0.62) * 4, 0, 1) * shallow
         hull = coverage(hull_mm)
         canvas.paint("grey", (window, hull * (1 - 0.42 * fissure)))
         core = np.minimum(brain.cerebellar_core(q), hull_mm + 8 - 2.2 * np.cos(0.5 * brain.folia_phase(q, wobble)))
@@ -153,17 +162,16 @@ def _paint_hindbrain(canvas: Canvas, patient: Patient, cavity_mm: np.ndarray, in
 def _paint_vessels(canvas: Canvas, patient: Patient) -> None:
     """Paint sinuses, arteries and the nerves of the cisterns."""
     for sinus in vessels.sinuses(patient.vein_dominance):
-        canvas.draw("vein", sinus, sinus.box)
-    cavernous = ((-20, 14, 1), (20, 40, 24))
-    canvas.draw("vein", lambda p: union(*(skull.ellipsoid(p, (s * 13, 27, 11), (4.5, 9, 7)) for s in (1, -1))), cavernous)
+        canvas.paint("vein", canvas.cover_tubes(sinus))
+    canvas.draw("vein", skull.cavernous_sinuses, ((-20, 14, 1), (20, 40, 24)))
     for side in (1, -1):
         carotid = vessels.carotid(side)
-        canvas.draw("bone", lambda p, c=carotid: c(p) - 0.8, carotid.box)  # type: ignore[misc]
-        canvas.draw("artery", carotid, carotid.box)
+        canvas.paint("bone", canvas.cover_tubes(carotid.wider(0.8)))
+        canvas.paint("artery", canvas.cover_tubes(carotid))
     arteries = vessels.brain_arteries(np.asarray(patient.artery_wobble))
-    canvas.draw("artery", arteries, arteries.box, soft=True)
+    canvas.paint("artery", canvas.cover_tubes(arteries, soft=True))
     for nerves in (vessels.trigeminal(), vessels.lower_nerves()):
-        canvas.draw("nerve", nerves, nerves.box, soft=True)
+        canvas.paint("nerve", canvas.cover_tubes(nerves, soft=True))
 
 
 def _paint_ear(canvas: Canvas, patient: Patient, one: Ear) -> np.ndarray:
@@ -193,7 +201,7 @@ def _paint_tumour(canvas: Canvas, patient: Patient) -> dict[str, np.ndarray]:
     """Paint the tumour and the fluid about it; return the masks of the whole and of its two parts."""
     tumour, one = patient.tumour, patient.tumour_ear
     box = tumour.box(one)
-    canvas.paint("csf", _outside_bone(canvas, canvas.cover(lambda p: tumour.body(p, one) - CLEFT_MM, box)))
+    _paint_cleft(canvas, patient, canvas.cover(lambda p: tumour.body(p, one) - CLEFT_MM, box))
     whole = canvas.cover(lambda p: tumour.body(p, one), box, FINE_MM * 2)
     canvas.paint("tumour_dense", whole)
     if whole is None:
@@ -215,9 +223,8 @@ def _quantile(share: float) -> float:
     return float(ndtri(np.clip(share, 0.005, 0.995)))
 
 
-def _outside_bone(canvas: Canvas, cover: Cover | None) -> Cover | None:
-    """Return a cover without its part in bone, since a tumour's fluid cleft does not enter the petrous bone."""
-    if cover is None:
-        return None
-    window, share = cover
-    return window, share * (1 - canvas.fractions["bone"][window])
+def _paint_cleft(canvas: Canvas, patient: Patient, cover: Cover | None) -> None:
+    """Paint the fluid between tumour and brain: here wide, there gone, and none within the petrous bone."""
+    if cover is not None:
+        patchy = np.clip(0.4 + 0.8 * noise(_views(canvas.rigid, cover), 7, patient.texture_seed, 14), 0, 1)
+        canvas.paint("csf", cover, patchy * (1 - canvas.fractions["bone"][cover[0]]))

@@ -1,8 +1,8 @@
 """Signal equations of the sequences that the sites used, as functions of tissue relaxation.
 
-All times in ms, angles in degrees. Every function returns the magnitude of the transverse magnetisation at the echo for a
-tissue of relaxation times ``t1``, ``t2`` and relative proton density ``pd`` (water at body temperature = 1), in units
-of the equilibrium magnetisation of water, and accepts scalars or arrays.
+All times in ms, angles in degrees. Every ``signal`` returns the magnitude of the transverse magnetisation at the echo
+for a tissue of relaxation times ``t1``, ``t2`` and relative proton density ``pd`` (water at body temperature = 1), in
+units of the equilibrium magnetisation of water, and accepts scalars or arrays.
 """
 
 from __future__ import annotations

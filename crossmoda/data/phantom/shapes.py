@@ -17,7 +17,7 @@ from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
 Coordinates = tuple[np.ndarray, np.ndarray, np.ndarray]  # x, y, z in mm, arrays of one shape (X, Y, Z)
-Point = Sequence[float]  # x, y, z in mm
+Point = Sequence[float] | np.ndarray  # x, y, z in mm
 
 
 def ellipsoid(p: Coordinates, centre: Point, radii: Point) -> np.ndarray:
@@ -79,18 +79,19 @@ def smooth_intersection(a: np.ndarray, b: np.ndarray, blend_mm: float) -> np.nda
 def coverage(distance: np.ndarray) -> np.ndarray:
     """Return the fraction (0 to 1) of each voxel that lies inside a shape, from distances at the voxel centres.
 
-    The surface is taken as flat within a voxel: the fraction falls linearly over the voxel's own extent along the
-    surface normal, which is the sum over axes of the distance's change from voxel to voxel. This holds for anisotropic
-    and for oblique voxels, and for distances that are off by a constant factor. An axis of length one adds no extent.
+    The surface is taken as flat within a voxel and the fraction as falling linearly over a width whose square is the sum,
+    over axes, of the squared change of distance from voxel to voxel: the ramp then has the second moment of the voxel
+    itself, so that also curved shapes keep their volume. This holds for anisotropic and oblique voxels, and for distances
+    that are off by a constant factor. An axis of length one adds no width.
 
     Args:
         distance: (X, Y, Z), any unit.
     """
-    extent = np.full(distance.shape, 1e-6, np.float32)
+    squared = np.full(distance.shape, 1e-12, np.float32)
     for axis, length in enumerate(distance.shape):
         if length > 1:
-            extent += np.abs(np.gradient(distance, axis=axis))
-    return np.clip(0.5 - distance / extent, 0, 1).astype(np.float32)
+            squared += np.gradient(distance, axis=axis) ** 2
+    return np.clip(0.5 - distance / np.sqrt(squared), 0, 1).astype(np.float32)
 
 
 def rotation(angles_deg: Point) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Head, skull and what is hollow in it, as signed distances (mm) in the patient's frame (see ``frame``).
 
-Sizes are those of an average adult head, read off anatomy texts and the real volumes by eye; the individual comes from the
-frame's size and warp.
+Sizes are those of an average adult head, read off anatomy texts and the real volumes by eye; the individual comes from
+the frame's size and warp.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from crossmoda.data.phantom.shapes import Coordinates, capsule, ellipsoid, smoot
 # The posterior surface of the petrous bone: unit normal (pointing into the bone, right side) and offset along it.
 FACE_NORMAL = (0.618, 0.786)
 FACE_OFFSET_MM = 16.4
-FACE_TILT = 0.2  # the surface leans back by this much per mm downwards, as the clivus does
+FACE_TILT = 0.42  # below the canals the surface leans back by this much per mm, as the clivus does
 
 
 def mirrored(p: Coordinates) -> Coordinates:
@@ -23,7 +23,8 @@ def mirrored(p: Coordinates) -> Coordinates:
 
 def petrous_face(p: Coordinates) -> np.ndarray:
     """Return the distance beyond the posterior petrous surface: positive in the bone, negative in the fossa."""
-    return FACE_NORMAL[0] * np.abs(p[0]) + FACE_NORMAL[1] * p[1] - FACE_TILT * p[2] - FACE_OFFSET_MM
+    tilt = FACE_TILT * np.minimum(p[2], 0)
+    return FACE_NORMAL[0] * np.abs(p[0]) + FACE_NORMAL[1] * p[1] - tilt - FACE_OFFSET_MM
 
 
 def _step(value: np.ndarray, width_mm: float) -> np.ndarray:
@@ -33,11 +34,12 @@ def _step(value: np.ndarray, width_mm: float) -> np.ndarray:
 
 def posterior_fossa(p: Coordinates) -> np.ndarray:
     """Return the signed distance to the inner surface of the posterior fossa and the spinal canal."""
-    x, y, z = p
-    bowl = ellipsoid(p, (0, -22, -5), (54, 43, 41))
-    front = np.maximum((y - 13 - 0.28 * z) * 0.96, petrous_face(p))
-    canal = capsule(p, (0, -15, -30), (0, -20, -130), 12)
-    return smooth_union(smooth_intersection(bowl, front, 5), canal, 9)
+    _, y, z = p
+    bowl = ellipsoid(p, (0, -22, -3), (53, 43, 39))
+    clivus = (y - 13 - 0.42 * np.minimum(z, 0) - 0.25 * np.maximum(z, 0)) * 0.94
+    front = smooth_intersection(clivus, petrous_face(p), 7)
+    canal = capsule(p, (0, -17, -30), (0, -21, -130), 11.5)
+    return smooth_union(smooth_intersection(bowl, front, 9), canal, 9)
 
 
 def floor_height(p: Coordinates) -> np.ndarray:
@@ -82,7 +84,8 @@ def bone(p: Coordinates, cavity_mm: np.ndarray) -> np.ndarray:
 
 def clivus_marrow(p: Coordinates) -> np.ndarray:
     """Return the signed distance to the marrow of clivus and skull base."""
-    return capsule(p, (0, 15, -26), (0, 23, 8), 4.5)
+    q = (p[0] * 0.3, p[1] - 0.004 * p[0] ** 2, p[2])
+    return capsule(q, (0, 12, -26), (0, 22, 8), 4.2, 5)
 
 
 def apex_marrow(p: Coordinates) -> np.ndarray:
@@ -136,3 +139,8 @@ def eyes(p: Coordinates) -> np.ndarray:
 def parotids(p: Coordinates) -> np.ndarray:
     """Return the signed distance to the parotid glands."""
     return ellipsoid(mirrored(p), (59, 8, -38), (11, 15, 25))
+
+
+def cavernous_sinuses(p: Coordinates) -> np.ndarray:
+    """Return the signed distance to the cavernous sinuses, beside the sella."""
+    return ellipsoid(mirrored(p), (13, 27, 11), (4.5, 9, 7))

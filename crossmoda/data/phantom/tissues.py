@@ -46,19 +46,19 @@ TISSUES: dict[str, TissueRange] = {
     "bone": TissueRange(Tissue(250, 0.8, 0.15), 0, 0, 0),  # c: compact bone, decays before any echo
     "marrow": TissueRange(Tissue(549, 49, 0.60, 0.10), 0.15, 0.1),  # b
     "fat": TissueRange(Tissue(343, 58, 0.90), 0.05, 0.1),  # b
-    "muscle": TissueRange(Tissue(1080, 38, 0.80, 0.10)),  # a, b
+    "muscle": TissueRange(Tissue(1008, 44, 0.85, 0.10)),  # a, b
     "gland": TissueRange(Tissue(700, 60, 0.85, 0.15), 0.1, 0.1),  # d: parotid, half fat
     "mucosa": TissueRange(Tissue(1200, 90, 0.90, 0.55), 0.1, 0.2),  # d
     "csf": TissueRange(Tissue(4000, 2000, 1.0), 0.02, 0.05),  # c
-    "white": TissueRange(Tissue(700, 72, 0.70, 0.02)),  # T2 a; T1 c (a: 884, beside which grey matter would not darken)
-    "grey": TissueRange(Tissue(1124, 95, 0.82, 0.04)),  # a
+    "white": TissueRange(Tissue(650, 72, 0.70, 0.02)),  # T2 a; T1 c (a: 884, beside which grey matter would not darken)
+    "grey": TissueRange(Tissue(1124, 95, 0.80, 0.03)),  # a
     "nerve": TissueRange(Tissue(815, 77, 0.72, 0.03)),  # a, optic nerve
     "dura": TissueRange(Tissue(1000, 45, 0.65, 0.55), 0.1, 0.1, 0.25),  # d
     "artery": TissueRange(Tissue(1441, 290, 0.85, 0.80)),  # a, some minutes after 0.1 mmol/kg
     "vein": TissueRange(Tissue(1441, 180, 0.85, 0.75)),  # a, less oxygen
     "perilymph": TissueRange(Tissue(3500, 1300, 0.95), 0.08, 0.25),  # d: protein shortens both
-    "tumour_dense": TissueRange(Tissue(1250, 88, 0.85, 0.50), 0.12, 0.2, 0.25),  # d: Antoni A
-    "tumour_loose": TissueRange(Tissue(1700, 190, 0.92, 0.34), 0.12, 0.25, 0.3),  # d: Antoni B
+    "tumour_dense": TissueRange(Tissue(1150, 115, 0.85, 0.52), 0.08, 0.22, 0.22),  # d: Antoni A
+    "tumour_loose": TissueRange(Tissue(1600, 220, 0.92, 0.36), 0.1, 0.22, 0.25),  # d: Antoni B
     "cyst": TissueRange(Tissue(3000, 900, 0.98, 0.03), 0.1, 0.3),  # d
 }
 
@@ -67,7 +67,8 @@ def draw_tissues(rng: np.random.Generator) -> dict[str, Tissue]:
     """Draw one patient's tissues, each quantity log-normal about its centre value."""
     drawn = {}
     for name, tissue_range in TISSUES.items():
-        factors = np.exp(rng.standard_normal(3) * [tissue_range.t1_spread, tissue_range.t2_spread, tissue_range.uptake_spread])
+        spreads = [tissue_range.t1_spread, tissue_range.t2_spread, tissue_range.uptake_spread]
+        factors = np.exp(rng.standard_normal(3) * spreads)
         centre = tissue_range.centre
         drawn[name] = Tissue(
             t1=round(float(centre.t1 * factors[0]), 1),

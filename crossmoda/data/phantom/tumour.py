@@ -13,9 +13,14 @@ from crossmoda.data.phantom.skull import petrous_face
 
 # Volume per Koos grade, mL: (median, spread of the logarithm, least, most). Grade I stays in the canal; II reaches the
 # cistern, III the brainstem, IV presses it (W. T. Koos et al., J. Neurosurg. 88, 1998). The range is the challenge's,
-# the medians are chosen so that half of all tumours are below about 1.5 mL.
-KOOS_VOLUME_ML = {1: (0.14, 0.4, 0.05, 0.35), 2: (0.6, 0.45, 0.2, 1.4), 3: (2.0, 0.4, 1.0, 4.5), 4: (7.5, 0.5, 4.0, 27.0)}
-KOOS_SHARE = {1: 0.10, 2: 0.34, 3: 0.34, 4: 0.22}
+# the medians and shares are chosen so that half of all tumours are below about 1.3 mL, as in the challenge of 2023.
+KOOS_VOLUME_ML = {
+    1: (0.14, 0.4, 0.05, 0.35),
+    2: (0.6, 0.45, 0.2, 1.4),
+    3: (2.0, 0.4, 1.0, 4.5),
+    4: (7.5, 0.5, 4.0, 27.0),
+}
+KOOS_SHARE = {1: 0.09, 2: 0.29, 3: 0.36, 4: 0.26}
 PUSH_SHARE = {1: 0.0, 2: 0.0, 3: 0.15, 4: 0.55}  # of the extra-meatal volume that displaces brain rather than CSF
 DRAW_STEP_MM = 0.5  # grid on which a drawn tumour's size is matched to its volume
 
@@ -25,9 +30,9 @@ class Tumour:
     """Hold one tumour; positions are right-sided, to be mirrored by ``side``.
 
     ``reach`` is how far it fills the canal from its mouth (mm), ``start`` where a purely intra-meatal one begins;
-    ``widening`` by how much it widens the canal; ``radii`` of the extra-meatal body (mm, zero for none); ``lobes`` are
-    (wave vector, phase, amplitude as a share of the radius); ``cysts`` are (centre, radius); ``mixture`` is the share of
-    loose tissue and ``grain`` the size of its patches (mm).
+    ``widening`` by how much it widens the canal; ``radii`` of the extra-meatal body (mm, zero for none); ``lobes``
+    are (wave vector, phase, amplitude as a share of the radius); ``cysts`` are (centre, radius); ``mixture`` is the
+    share of loose tissue and ``grain`` the size of its patches (mm).
     """
 
     side: int
@@ -48,7 +53,7 @@ class Tumour:
         q = ear.own(p)
         intra = self._intra(q, ear)
         if self.radii[0] == 0:
-            return intra
+            return smooth_intersection(intra, self.intra_meatal(p, ear) + 0.3, 1.5)
         extra = ellipsoid(q, self.centre, self.radii)
         for vector, phase, share in self.lobes:
             angle = sum((float(k) * (a - float(c)) for k, a, c in zip(vector, q, self.centre, strict=True)), phase)
@@ -111,8 +116,9 @@ def draw_tumour(ear: Ear, koos: int, rng: np.random.Generator) -> Tumour:
     median, spread, least, most = KOOS_VOLUME_ML[koos]
     volume = float(np.clip(median * np.exp(spread * rng.standard_normal()), least, most))
     draft = _draw_parts(ear, koos, volume, rng)
-    sized = _match_intra(draft, ear) if koos == 1 else _match_extra(draft, ear, _draw_direction(rng), rng.uniform(0.8, 1.2, 3))
-    return _with_cysts(sized, rng)
+    if koos == 1:
+        return _match_intra(draft, ear)
+    return _with_cysts(_match_extra(draft, ear, _draw_direction(rng), rng.uniform(0.8, 1.2, 3)), rng)
 
 
 def _draw_parts(ear: Ear, koos: int, volume_ml: float, rng: np.random.Generator) -> Tumour:
@@ -121,9 +127,10 @@ def _draw_parts(ear: Ear, koos: int, volume_ml: float, rng: np.random.Generator)
     widening = float(rng.uniform(0.0, 0.3 if koos < 3 else 0.9))
     if koos == 1:
         start, reach = 2.5, min(room, 7.0)
+    waviness = 0.25 if koos < 4 else 0.16  # radians per mm; smaller bodies need shorter lobes
     lobes = tuple(
-        (_rounded(rng.normal(0, 0.25 if koos < 4 else 0.16, 3)), round(float(rng.uniform(0, 6.28)), 3), round(float(s), 4))
-        for s in rng.uniform(0.03, 0.12, 3)
+        (_rounded(rng.normal(0, waviness, 3)), round(float(rng.uniform(0, 6.28)), 3), round(float(share), 4))
+        for share in rng.uniform(0.03, 0.12, 3)
     )
     mixed = rng.random() < 0.45
     mixture = float(rng.uniform(0.25, 0.7) if mixed else rng.uniform(0.0, 0.2))
@@ -177,7 +184,8 @@ def _match_intra(draft: Tumour, ear: Ear) -> Tumour:
         if length in (0.5, ear.canal_length - 3.5):
             widening = float(np.clip((ear.canal_radius + widening) * ratio**0.4 - ear.canal_radius, -1.0, 1.2))
         middle = 0.5 * (ear.canal_length - 1.0)
-        tumour = replace(tumour, start=round(middle - length / 2, 3), reach=round(middle + length / 2, 3), widening=round(widening, 3))
+        start, reach = round(middle - length / 2, 3), round(middle + length / 2, 3)
+        tumour = replace(tumour, start=start, reach=reach, widening=round(widening, 3))
     return tumour
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +27,20 @@ class Tubes:
         """Return the lowest and highest corner of what the tubes fill."""
         edge = float(self.radii.max())
         return self.points.min(0) - edge, self.points.max(0) + edge
+
+    def wider(self, by_mm: float) -> Tubes:
+        """Return the tubes with their radii grown."""
+        return Tubes(self.points, self.radii + by_mm)
+
+    def pieces(self, reach_mm: float = 9.0) -> Iterator[Tubes]:
+        """Yield short stretches that overlap by two points and together are the whole."""
+        gaps = np.linalg.norm(np.diff(self.points, axis=0), axis=1)
+        breaks = [0, *(np.flatnonzero(gaps > 5 * np.median(gaps)) + 1), len(self.points)]
+        count = max(int(reach_mm / float(np.median(gaps))), 3)
+        for first, last in itertools.pairwise(breaks):
+            for start in range(first, last, count):
+                part = slice(max(start - 1, first), min(start + count + 1, last))
+                yield Tubes(self.points[part], self.radii[part])
 
 
 def make_tubes(paths: Sequence[tuple[Sequence[Point], float, float]], step_mm: float = 0.4) -> Tubes:
@@ -73,9 +88,9 @@ def sinuses(dominance: float) -> tuple[Tubes, ...]:
     made = []
     for side in (1, -1):
         wide = 4.0 + side * dominance
-        sigmoid = [(0, -68, 13), (25, -60, 13), (46, -40, 12), (52, -23, 8), (49, -14, -3), (45, -9, -14), (36, -2, -24),
-                   (31, 5, -27), (31, 8, -38), (32, 8, -75)]  # fmt: skip
-        made.append(make_tubes([(on_side(side, sigmoid), wide * 0.85, wide * 1.1)], 0.8))
+        knots = [(0, -68, 13), (25, -60, 13), (46, -40, 12), (52, -23, 8), (49, -14, -3), (45, -9, -14)]
+        knots += [(36, -2, -24), (31, 5, -27), (31, 8, -38), (32, 8, -75)]
+        made.append(make_tubes([(on_side(side, knots), wide * 0.85, wide * 1.1)], 0.8))
     sagittal = [(0, -68, 13), (0, -64, 45), (0, -38, 85), (0, 17, 103), (0, 70, 88)]
     straight = [(0, -68, 13), (0, -45, 30), (0, -24, 38)]
     made.append(make_tubes([(sagittal, 4, 2.5), (straight, 2.2, 1.6)], 0.8))

@@ -15,12 +15,14 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from crossmoda.evaluation.comparison import STAGE_NAMES, STAGES
 from crossmoda.labels import COLOURS, FULL_NAMES
 
 INK, LINE, PAPER, MUTED = "#010203", "#010204", "#010205", "#010206"
 VARIABLES = {INK: "var(--ink)", LINE: "var(--line)", PAPER: "var(--panel)", MUTED: "var(--muted)"}
+FEW_SERIES = 4  # that leave room for a legend inside a plot
 PIXELS_PER_INCH = 100
 WIDTH_INCHES = 11.0  # of a chart over the page's whole width
 SERIES = ("#2e86c1", "#d9822b", "#2ca25f", "#b5489b", "#8a6d3b", "#5b6ee1", "#c0392b", "#1f9e9e")
@@ -80,8 +82,7 @@ def stage_chart(
     """
     stages = [stage for stage in STAGES if stage in comparison]
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(min(WIDTH_INCHES, 5.5 * len(structures)), 3.0), layout="constrained")
-        axes = figure.subplots(1, len(structures), sharey=True, squeeze=False)[0]
+        figure, axes = _one_plot_each(structures)
         for axis, structure in zip(axes, structures, strict=True):
             for place, stage in enumerate(stages):
                 values = [case[structure]["dice"] for case in cases.get(stage, ()) if structure in case]
@@ -90,6 +91,16 @@ def stage_chart(
             _label_axis(axis, FULL_NAMES[structure], [STAGE_NAMES[stage] for stage in stages])
         axes[0].set_ylabel("Dice")
         return to_svg(figure, "Dice by stage of training")
+
+
+def _one_plot_each(structures: Sequence[str]) -> tuple[Figure, list[Axes]]:
+    """Return a figure with a plot per structure, two in a row."""
+    columns, rows = min(2, len(structures)), -(-len(structures) // 2)
+    figure = Figure(figsize=(WIDTH_INCHES / 2 * columns, 3.0 * rows), layout="constrained")
+    axes = list(figure.subplots(rows, columns, sharey=True, squeeze=False).flat)
+    for unused in axes[len(structures) :]:
+        unused.remove()
+    return figure, axes[: len(structures)]
 
 
 def _column(axis: Axes, place: float, values: Sequence[float], mean: float | None, colour: str) -> None:
@@ -113,20 +124,23 @@ def round_chart(
 ) -> str:
     """Return Dice per round: thin lines follow the cases, the thick one is the mean, dashed ones the two anchors."""
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(min(WIDTH_INCHES, 5.5 * len(structures)), 3.0), layout="constrained")
-        axes = figure.subplots(1, len(structures), sharey=True, squeeze=False)[0]
+        figure, axes = _one_plot_each(structures)
         for axis, structure in zip(axes, structures, strict=True):
             _case_lines(axis, rounds, structure)
-            for stage in ("source_only", "oracle"):
-                mean = comparison.get(stage, {}).get(structure, {}).get("dice", {}).get("mean")
-                if mean is not None:
-                    axis.axhline(mean, color=MUTED, linewidth=1.2, linestyle=(0, (4, 3)))
-                    axis.annotate(
-                        STAGE_NAMES[stage].lower(), (len(rounds) - 0.4, mean), va="bottom", ha="right", color=MUTED
-                    )
+            _anchor_lines(axis, comparison, structure)
             _label_axis(axis, FULL_NAMES[structure], [f"round {number}" for number, _ in rounds])
         axes[0].set_ylabel("Dice")
         return to_svg(figure, "Dice by round")
+
+
+def _anchor_lines(axis: Axes, comparison: Mapping[str, Any], structure: str) -> None:
+    """Draw the two anchors' means; one is named at the left end, the other at the right, in case they coincide."""
+    for stage, place, side in (("source_only", 0.01, "left"), ("oracle", 0.99, "right")):
+        mean = comparison.get(stage, {}).get(structure, {}).get("dice", {}).get("mean")
+        if mean is not None:
+            axis.axhline(mean, color=MUTED, linewidth=1.2, linestyle=(0, (4, 3)))
+            across = axis.get_yaxis_transform()  # x from 0 to 1 over the plot, y in Dice
+            axis.text(place, mean, STAGE_NAMES[stage].lower(), transform=across, va="bottom", ha=side, color=MUTED)
 
 
 def _case_lines(axis: Axes, rounds: Sequence[tuple[int, Mapping[str, Any]]], structure: str) -> None:
@@ -154,7 +168,7 @@ def learning_chart(name: str, history: Mapping[str, Any]) -> str:
 
     Args:
         name: of the model, for people.
-        history: what ``history.json`` holds, ``{"epoch": [...], "series": {name: [...]}}`` with None where not measured.
+        history: what ``history.json`` holds, ``{"epoch": [...], "series": {name: [...]}}``, None where not measured.
     """
     series = {key: _numbers(values) for key, values in history.get("series", {}).items()}
     groups = {
@@ -178,23 +192,33 @@ def is_score(series: str) -> bool:
     return any(word in series.lower() for word in ("dice", "accuracy", "ssim", "psnr"))
 
 
+def _readable(series: str) -> str:
+    """Return a series' name for people, e.g. ``cycle source`` for ``loss_cycle_source``."""
+    return series.removeprefix("loss_").replace("_", " ")
+
+
 def _numbers(values: Sequence[float | None]) -> np.ndarray:
     return np.array([np.nan if value is None else value for value in values], dtype=float)
 
 
 def _curves(axis: Axes, epochs: np.ndarray, group: Mapping[str, np.ndarray]) -> None:
-    for colour, (key, values) in zip(SERIES * len(group), group.items(), strict=False):
+    for index, (key, values) in enumerate(group.items()):
         measured = np.isfinite(values)
         sparse = measured.sum() < 12
         axis.plot(
             epochs[: len(values)][measured],
             values[measured],
-            color=colour,
-            label=key,
+            color=SERIES[index % len(SERIES)],
+            linestyle="-" if index < len(SERIES) else "--",
+            label=_readable(key),
             marker="o" if sparse else None,
             markersize=3,
         )
     finite = np.concatenate([values[np.isfinite(values)] for values in group.values()])
     if len(finite) and finite.min() > 0 and finite.max() / finite.min() > 30:
         axis.set_yscale("log")
-    axis.legend(fontsize=8.5, loc="best", ncols=2 if len(group) > 4 else 1)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if len(group) > FEW_SERIES:
+        axis.legend(fontsize=8.5, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    else:
+        axis.legend(fontsize=8.5, loc="best")

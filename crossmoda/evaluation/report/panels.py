@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from crossmoda.data.volumes import Volume
 from crossmoda.evaluation.report.run_folder import Masks
-from crossmoda.evaluation.report.slices import Window, grey_levels, grey_png, heat_png, outline
+from crossmoda.evaluation.report.slices import AXIS, Window, grey_levels, grey_png, heat_png, outline
 from crossmoda.labels import COCHLEA
 
 Point = tuple[float, float, float]  # voxels of a RAS+ array
@@ -65,9 +65,10 @@ def draw_panel(
                 outlines.append(Outline(structure, kind, path))
     drawn = ", ".join(f"{KINDS[o.kind]} of {o.structure}" for o in outlines) or "no outline"
     fits = heat is not None and heat.array.shape == volume.array.shape
+    slices = volume.array.shape[AXIS[window.plane]]
     return Panel(
         title=title,
-        alt=f"{title}, {window.plane} slice {window.index + 1} of {volume.array.shape[2 if window.plane == 'axial' else 1]}, {drawn}",
+        alt=f"{title}, {window.plane} slice {window.index + 1} of {slices}, {drawn}",
         width_mm=window.size_mm[0],
         height_mm=window.size_mm[1],
         image=grey_png(window.cut(volume.array), grey_levels(volume.array)),

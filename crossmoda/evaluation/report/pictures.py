@@ -97,14 +97,14 @@ def ranked_cases(run: RunFolder) -> list[dict[str, Any]]:
 
 
 def case_strips(run: RunFolder) -> list[Strip]:
-    """Return the worst, the median and the best scored case, and the target-training case with the most doubtful label."""
+    """Return the worst, the median and the best scored case, and the most doubtful one that training learns from."""
     ranked = ranked_cases(run)
     chosen: dict[str, tuple[str, dict[str, Any]]] = {}
     for name, index in (("Worst case", 0), ("Median case", len(ranked) // 2), ("Best case", len(ranked) - 1)):
         if ranked:
             chosen.setdefault(ranked[index]["case"], (name, ranked[index]))
     strips = [_case_strip(run, case, name, scores) for case, (name, scores) in chosen.items()]
-    taught = [case for case in by_uncertainty(run) if any(i["case"] == case and i.get("label") for i in _targets(run))]
+    taught = [case for case in by_uncertainty(run) if run.targets[case].get("label")]
     strips += [_case_strip(run, case, "The most uncertain case that the model learns from", {}) for case in taught[:1]]
     return [strip for strip in strips if strip.panels]
 
@@ -149,20 +149,15 @@ class Card:
     reasons: str = ""
 
 
-def _targets(run: RunFolder) -> list[dict[str, Any]]:
-    return list(run.datalist.get("target") or run.dataset.get("target") or [])
-
-
 def by_uncertainty(run: RunFolder) -> list[str]:
     """Return the target-training cases that have an uncertainty score, the most uncertain first."""
-    known = [item["case"] for item in _targets(run) if item["case"] in run.uncertainties]
-    return sorted(dict.fromkeys(known), key=lambda case: (-run.uncertainties[case], case))
+    known = [case for case in run.targets if case in run.uncertainties]
+    return sorted(known, key=lambda case: (-run.uncertainties[case], case))
 
 
 def uncertainty_cards(run: RunFolder) -> list[Card]:
     """Return a card for each target case, the most uncertain first; the first ``THUMBNAILS`` with pictures."""
-    items = {item["case"]: item for item in _targets(run)}
-    return [_card(run, items[case], position < THUMBNAILS) for position, case in enumerate(by_uncertainty(run))]
+    return [_card(run, run.targets[case], position < THUMBNAILS) for position, case in enumerate(by_uncertainty(run))]
 
 
 def _card(run: RunFolder, item: dict[str, Any], with_pictures: bool) -> Card:
@@ -195,7 +190,7 @@ def _thumbnails(run: RunFolder, case: str) -> list[Panel]:
 
 
 def _most_doubtful(doubt: Volume | None, scan: Volume, prediction: Masks) -> Point:
-    """Return the voxel to look at where no tumour was found: the cochlea, else the most uncertain one, else the middle."""
+    """Return where to look if no tumour was found: the cochlea, else the most uncertain voxel, else the middle."""
     cochlea = prediction.get(COCHLEA)
     if cochlea is not None and cochlea.any():
         return focus(cochlea)

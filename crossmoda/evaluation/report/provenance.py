@@ -10,7 +10,7 @@ import yaml
 from crossmoda.evaluation.report.run_folder import RunFolder
 from crossmoda.files import read_json
 
-APART = ("versions", "machine", "seed")  # shown as facts; the rest of run.yaml is the configuration
+APART = ("seed", "device", "machine", "versions")  # shown as facts; the rest of run.yaml is the configuration
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,15 @@ def duration_text(seconds: float) -> str:
 
 
 def step_times(run: RunFolder) -> list[StepTime]:
-    """Return every recorded step, in the order in which they ended."""
+    """Return every recorded step but the report's own, in the order in which they ended."""
     steps = []
     for manifest in sorted(run.path.glob("**/manifest.json")):
         folder = manifest.parent.relative_to(run.path).as_posix()
         if any(part.startswith(".") and part != "." for part in folder.split("/")):
             continue  # an unfinished step's workplace
         for name, record in read_json(manifest).get("steps", {}).items():
+            if name == "report":
+                continue  # its time is not known yet when the page is first written
             where = run.path.name if folder == "." else folder
             steps.append(StepTime(where, name, float(record.get("seconds", 0.0)), str(record.get("finished", ""))))
     return sorted(steps, key=lambda step: step.finished)
@@ -54,7 +56,7 @@ def step_times(run: RunFolder) -> list[StepTime]:
 def facts(run: RunFolder) -> dict[str, str]:
     """Return seed, versions and machine of ``run.yaml`` as name -> text."""
     found: dict[str, str] = {}
-    for key in ("seed", "machine", "versions"):
+    for key in APART:
         value = run.settings.get(key)
         if isinstance(value, dict):
             found |= {str(name).replace("_", " "): str(text) for name, text in value.items()}

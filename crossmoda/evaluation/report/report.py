@@ -24,14 +24,14 @@ from crossmoda.evaluation.report.pictures import (
 from crossmoda.evaluation.report.provenance import configuration, duration_text, facts, step_times
 from crossmoda.evaluation.report.run_folder import RunFolder
 from crossmoda.files import read_json, write_text
-from crossmoda.labels import COLOURS, FULL_NAMES
+from crossmoda.labels import COLOURS, FULL_NAMES, STRUCTURES
 
 SITE_NAMES = {"ldn": "London (ldn)", "etz": "Tilburg (etz)", "ukm": "UK multi-centre (ukm)"}
 STATUS_NAMES = {"pseudo": "pseudo-label", "approved": "approved", "corrected": "corrected", "flagged": "flagged"}
 METRIC_TITLES = {"dice": "Dice", "assd": "ASSD [mm]", "hd95": "HD95 [mm]"}
 
 
-def write_report(run: str | Path) -> Path:
+def write_report(run: str | Path, output: str | Path | None = None) -> Path:
     """Write the report of a run and return where it lies.
 
     The page is one file without outside references. What the run does not hold (anchors, truth, further rounds) is left
@@ -39,6 +39,7 @@ def write_report(run: str | Path) -> Path:
 
     Args:
         run: the run folder.
+        output: the page to write; ``report.html`` in the run folder by default.
 
     Raises:
         CrossmodaError: the folder holds no run, or a file in it cannot be read.
@@ -52,8 +53,8 @@ def write_report(run: str | Path) -> Path:
     )
     environment.filters |= {"millilitres": lambda mm3: f"{mm3 / 1000:.2f}", "duration": duration_text}
     page = environment.get_template("template.html").render(**_content(folder))
-    path = folder.path / "report.html"
-    write_text(path, page)
+    path = Path(output) if output else folder.path / "report.html"
+    write_text(path, page.lstrip())
     return path
 
 
@@ -61,14 +62,15 @@ def _content(run: RunFolder) -> dict[str, Any]:
     """Return everything that the template shows."""
     stages = {stage: read_json(path) for stage, path in stage_files(run.path).items()}
     comparison = {stage: metrics["structures"] for stage, metrics in stages.items()}
-    scored = [name for name in run.structures if run.metrics and name in run.metrics["structures"]]
+    scored = [name for name in STRUCTURES if run.metrics and name in run.metrics["structures"]]
     steps = step_times(run)
     return {
         "title": run.path.resolve().name,
         "round": run.current.get("round", 0),
         "structures": run.structures,
         "scored": scored,
-        "names": FULL_NAMES | {BOUNDARY: "intra- / extra-meatal boundary"},
+        "boundary": (run.metrics or {}).get("structures", {}).get(BOUNDARY),
+        "names": FULL_NAMES,
         "colours": COLOURS,
         "kinds": KINDS,
         "kinds_in": _kinds_in,
@@ -120,7 +122,7 @@ def _learning_charts(run: RunFolder) -> list[dict[str, str]]:
 
 
 def _model_name(folder: Path) -> str:
-    """Return a model's name for people from its folder in the run, e.g. ``round_1/segmenter`` or ``anchors/oracle/segmenter``."""
+    """Return a model's name for people from its folder, e.g. ``round_1/segmenter`` or ``anchors/oracle/segmenter``."""
     if folder.parts[0] == "anchors":
         return f"Segmenter, {STAGE_NAMES.get(folder.parts[1], folder.parts[1]).lower()}"
     number = folder.parts[0].removeprefix("round_")

@@ -13,6 +13,7 @@ import yaml
 from crossmoda.data.datalist import load_datalist
 from crossmoda.data.volumes import Volume, read_volume
 from crossmoda.errors import CrossmodaError
+from crossmoda.evaluation.aggregate import label_files
 from crossmoda.evaluation.comparison import rounds_of
 from crossmoda.evaluation.report.slices import to_ras
 from crossmoda.files import read_json
@@ -83,16 +84,22 @@ class RunFolder:
         return _datalist_or_empty(self.path / self.current["datalist"])
 
     @cached_property
-    def dataset_dir(self) -> Path | None:
-        """The dataset's folder or datalist, if it is still there."""
-        named = self.current.get("dataset_dir") or self.settings.get("dataset_dir")
-        candidates = [Path(named), self.path / named] if named else []
-        return next((path for path in candidates if path.exists()), None)
+    def targets(self) -> dict[str, dict[str, Any]]:
+        """The items of the target-training scans by case, with the label that the current round learns from, if any."""
+        return {item["case"]: item for lists in (self.dataset, self.datalist) for item in lists.get("target", [])}
 
     @cached_property
     def dataset(self) -> dict[str, Any]:
         """The dataset's own datalist (ceT1, hrT2, labels on disk), or empty where the dataset is gone."""
-        return _datalist_or_empty(self.dataset_dir) if self.dataset_dir else {}
+        return _datalist_or_empty(self.path / "dataset.json")
+
+    @cached_property
+    def truth_files(self) -> dict[str, Path]:
+        """The true labels of hrT2 cases, by case: those of the run's truth folder, else those in its lists."""
+        items = [item for lists in (self.dataset, self.datalist) for item in lists.get("validation", [])]
+        files = {item["case"]: Path(item["label"]) for item in items if item.get("label")}
+        folder = (self.settings.get("trainer") or {}).get("truth_dir")
+        return files | (label_files(folder) if folder and Path(folder).is_dir() else {})
 
     @cached_property
     def uncertainties(self) -> dict[str, float]:
@@ -103,8 +110,8 @@ class RunFolder:
     @cached_property
     def image_items(self) -> dict[str, dict[str, Any]]:
         """The datalist item of every hrT2 case, by case; the current round's where both know it."""
-        sections = [lists.get(name, []) for lists in (self.dataset, self.datalist) for name in ("target", "validation")]
-        return {item["case"]: item for section in sections for item in section}
+        validation = [item for lists in (self.dataset, self.datalist) for item in lists.get("validation", [])]
+        return self.targets | {item["case"]: item for item in validation}
 
     @cached_property
     def views(self) -> list[str]:
@@ -136,15 +143,13 @@ class RunFolder:
 
     def pseudo_label(self, case: str) -> Masks:
         """Return what the current round learnt from on a target-training case, by structure; empty where nothing."""
-        item = next((i for i in self.datalist.get("target", []) if i["case"] == case and i.get("label")), None)
-        return read_masks(Path(item["label"]), self._labels_of(item), self.structures) if item else {}
+        item = self.targets.get(case, {})
+        return read_masks(Path(item["label"]), self._labels_of(item), self.structures) if item.get("label") else {}
 
     def truth(self, case: str) -> Masks:
         """Return the true masks of a hrT2 case by structure; empty where the truth is not known."""
-        if self.dataset_dir and (path := self.dataset_dir / "truth" / f"{case}_Label.nii.gz").is_file():
-            return read_masks(path, self._labels_of({}), self.structures)
-        item = next((i for i in self.datalist.get("validation", []) if i["case"] == case and i.get("label")), None)
-        return read_masks(Path(item["label"]), self._labels_of(item), self.structures) if item else {}
+        path = self.truth_files.get(case)
+        return read_masks(path, self._labels_of({}), self.structures) if path else {}
 
     def source_label(self, item: dict[str, Any]) -> Masks:
         """Return the masks of a source item of the dataset by structure."""
@@ -157,7 +162,7 @@ class RunFolder:
 
 
 def _datalist_or_empty(path: Path) -> dict[str, Any]:
-    """Return a datalist, or nothing where it or a scan that it names has gone: the rest of the report is still wanted."""
+    """Return a datalist, or nothing where it or a scan in it has gone: the rest of the report is still wanted."""
     try:
         return load_datalist(path)
     except CrossmodaError as error:

@@ -1,8 +1,8 @@
 """Slices of a volume as a radiologist expects them, and outlines on them, ready to be put into a page.
 
-Every picture is drawn in the radiological convention, whatever the order in which the file stores its axes: the patient's
-right is on the left of the picture, anterior is on top of axial slices and superior on top of coronal ones. Axes are
-swapped and flipped to get there, never resampled, so what is shown is the native grid at its true aspect ratio.
+Every picture is drawn in the radiological convention, however the file stores its axes: the patient's right is on the
+left of the picture, anterior is on top of axial slices and superior on top of coronal ones. Axes are swapped and
+flipped to get there, never resampled, so what is shown is the native grid at its true aspect ratio.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Window:
         )
 
     def cut(self, array: np.ndarray) -> np.ndarray:
-        """Return the picture (rows, columns) of a RAS+ array (X, Y, Z): patient's right on the left, anterior/superior up."""
+        """Return the window's picture (rows, columns) of a RAS+ array (X, Y, Z) in the radiological convention."""
         section = np.take(array, self.index, axis=AXIS[self.plane])
         return section[slice(*self.columns), slice(*self.rows)][::-1, ::-1].T
 
@@ -107,7 +107,7 @@ def grey_png(picture: np.ndarray, levels: tuple[float, float]) -> str:
 
 
 def heat_png(picture: np.ndarray) -> str:
-    """Return a picture (rows, columns) in [0, 1] as a transparent PNG from violet (low) to yellow (high) in a data URI."""
+    """Return a picture (rows, columns) in [0, 1] as a transparent PNG, violet (low) to yellow (high), in a data URI."""
     value = np.clip(np.nan_to_num(picture), 0, 1)[..., None]
     low, high = np.array([148.0, 50, 255]), np.array([255.0, 232, 70])
     colour = low + (high - low) * value
@@ -122,9 +122,9 @@ def _data_uri(image: Image.Image) -> str:
 
 
 def outline(mask: np.ndarray, window: Window) -> str:
-    """Return the outline of a mask's picture (rows, columns) as the ``d`` of an SVG path, in mm from the top left corner.
+    """Return the outline of a mask's picture (rows, columns) as an SVG path's ``d``, in mm from the top left corner.
 
-    The line runs half-way between voxel centres inside and outside; a mask that leaves the window is closed at its edge.
+    The line runs half-way between voxel centres inside and outside; what leaves the window is closed at its edge.
     """
     pieces = []
     for contour in find_contours(np.pad(mask.astype(float), 1), 0.5):

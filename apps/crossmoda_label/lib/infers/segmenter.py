@@ -13,6 +13,7 @@ from monailabel.interfaces.tasks.infer_v2 import InferType
 from monailabel.tasks.infer.bundle import BundleConstants, BundleInferTask
 
 from crossmoda.engines import load_weights
+from crossmoda.errors import CrossmodaError
 from crossmoda.labels import model_labels
 from crossmoda.self_training.review import read_current
 from crossmoda.self_training.work import BundleUse
@@ -46,6 +47,8 @@ class Segmenter(BundleInferTask):
         current = read_current(run)
         self.use = BundleUse(**current["segmentation_bundle"])
         self.weights = (run / current["segmenter"]).resolve()
+        if not self.weights.is_file():
+            raise CrossmodaError(f"{self.weights}: no weights there, but current.json names them; run the loop again")
         super().__init__(
             path=str(Path(self.use.root).resolve()),
             conf={},
@@ -56,10 +59,8 @@ class Segmenter(BundleInferTask):
             add_post_restore=False,  # the bundle's own postprocessing brings the prediction back to the scan's grid
             load_strict=True,
         )
-        if not self.valid:
-            load_weights(torch.nn.Identity(), self.weights)
         self.labels = model_labels(current["structures"])
-        self.description = f"{self.description} (round {current['round']})"
+        self.description: str = f"Segmenter of round {current['round']} of {run.name}"
         self._config.pop("model_filename", None)  # a run serves one model
 
     def _load_bundle_config(self, path: str, config: str) -> ConfigParser:
@@ -69,6 +70,11 @@ class Segmenter(BundleInferTask):
         merged.read_config([str(file) for file in self.use.files("inference")])
         parser.update({"network_def": merged["network_def"], **self.use.overrides("inference")})
         return parser
+
+    def run_pre_transforms(self, data: dict[str, Any], transforms: Any) -> dict[str, Any]:
+        """Run the bundle's preprocessing on the scan alone: MONAI takes the request's ``image_path`` for metadata."""
+        scan = super().run_pre_transforms({self.input_key: data[self.input_key]}, transforms)
+        return {**data, **scan}
 
     def post_transforms(self, data: dict[str, Any] | None = None) -> list[Any]:
         """Return the bundle's postprocessing without saving, and drop the mask's channel axis: (X, Y, Z) is left."""

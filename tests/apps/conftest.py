@@ -1,0 +1,177 @@
+"""A small run folder, served by a live MONAI Label, and 3D Slicer's own clients to talk to it."""
+
+from __future__ import annotations
+
+import importlib.util
+import socket
+import subprocess
+import sys
+import sysconfig
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.bundle import ConfigParser
+
+from crossmoda.engines import save_weights
+from crossmoda.files import write_json
+from crossmoda.self_training.review import server_arguments, server_environment
+
+STRUCTURES = ["vs", "cochlea"]
+SEGMENTER = "bundles/vs_cochlea_hrt2_segmentation"
+SETTINGS = {  # a network and a grid small enough for a test
+    "spacing": [1.0, 1.0, 2.0],
+    "crop_size": [32, 32],
+    "patch_size": [16, 16, 8],
+    "network_def::filters": [4, 4, 8, 8],
+    "structures": STRUCTURES,
+    "amp": False,
+}
+SCORES = {"case.1": 0.3, "case.2": 0.8, "case.3": 0.5}
+ANGLE = np.pi / 9
+AFFINES = {  # axes to the left and posterior; oblique and flipped; as stored by a scanner in RAS
+    "case.1": np.array([[-1.1, 0, 0, 20], [0, -0.9, 0, 15], [0, 0, 2, -9], [0, 0, 0, 1.0]]),
+    "case.2": np.array(
+        [
+            [1.1, 0, 0, -14],
+            [0, -0.9 * np.cos(ANGLE), -2 * np.sin(ANGLE), 8],
+            [0, -0.9 * np.sin(ANGLE), 2 * np.cos(ANGLE), 3],
+            [0, 0, 0, 1.0],
+        ]
+    ),
+    "case.3": np.diag([1.1, 0.9, 2, 1.0]),
+}
+SHAPE = (26, 22, 10)
+
+
+def blocks(vs: int, cochlea: int) -> np.ndarray:
+    """Return a label map (26, 22, 10) with a block of each value."""
+    label = np.zeros(SHAPE, np.uint8)
+    label[3:9, 4:9, 2:6] = vs
+    label[14:17, 12:15, 4:7] = cochlea
+    return label
+
+
+def save_nifti(path: Path, array: np.ndarray, affine: np.ndarray) -> Path:
+    """Write a NIfTI file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.nifti1.Nifti1Image(array, affine), path)
+    return path
+
+
+def write_round(run: Path, number: int, repository: Path) -> None:
+    """Write a round of a run, weights drawn from its number as seed, and make it the current one."""
+    bundle = {"root": str(repository / SEGMENTER), "inference": SETTINGS}
+    parser = ConfigParser()
+    parser.read_config(str(repository / SEGMENTER / "configs" / "inference.yaml"))
+    parser.update(SETTINGS)
+    torch.manual_seed(number)
+    save_weights(parser.get_parsed_content("network_def"), run / f"round_{number}" / "segmenter" / "model.pt")
+    items = [{"case": case, "site": "unknown", "image": f"../scans/{case}_hrT2.nii.gz"} for case in SCORES]
+    folder = run / f"round_{number}"
+    datalist = {"edition": "plain", "labels": {"vs": 1, "cochlea": 2}, "source": [], "target": items, "validation": []}
+    write_json(folder / "datalist.json", datalist)
+    write_json(folder / "uncertainty" / "uncertainty.json", SCORES)
+    for case, affine in AFFINES.items():
+        save_nifti(folder / "predictions" / f"{case}_Label.nii.gz", blocks(1, 2) * (number == 0), affine)
+    places = {key: f"round_{number}/{key}" for key in ("predictions", "uncertainty")}
+    places |= {"segmenter": f"round_{number}/segmenter/model.pt", "datalist": f"round_{number}/datalist.json"}
+    write_json(
+        run / "current.json", {"round": number, "structures": STRUCTURES, "segmentation_bundle": bundle, **places}
+    )
+
+
+@dataclass
+class Served:
+    """A live server on a run folder.
+
+    Args:
+        url: where it listens.
+        run: the run folder.
+        studies: the folder under review.
+        log: what the server has printed.
+        seconds_to_start: from the start of the process to its first answer.
+    """
+
+    url: str
+    run: Path
+    studies: Path
+    log: Path
+    seconds_to_start: float
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Iterator[Served]:
+    """Start MONAI Label on a small run, as ``make serve`` does, on a free port of this machine alone."""
+    folder = tmp_path_factory.mktemp("served")
+    run, rng = folder / "run", np.random.default_rng(3)
+    for case, affine in AFFINES.items():
+        save_nifti(run / "scans" / f"{case}_hrT2.nii.gz", rng.gamma(2, 50, SHAPE).astype(np.float32), affine)
+    write_round(run, 0, repository)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    arguments = server_arguments(run, run / "review", port, "127.0.0.1")
+    environment = {**server_environment(), "MONAI_LABEL_SESSION_PATH": str(folder / "sessions")}
+    log, started = folder / "server.log", time.monotonic()
+    with log.open("w") as stream:
+        process = subprocess.Popen(arguments, cwd=repository, env=environment, stdout=stream, stderr=subprocess.STDOUT)
+    try:
+        wait_until_answering(f"http://127.0.0.1:{port}", process, log)
+        yield Served(f"http://127.0.0.1:{port}", run, run / "review", log, time.monotonic() - started)
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def wait_until_answering(url: str, process: subprocess.Popen[bytes], log: Path, seconds: float = 240) -> None:
+    """Return once the server answers; fail with its log if it ends or takes too long."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until and process.poll() is None:
+        try:
+            with urllib.request.urlopen(f"{url}/info/", timeout=20):
+                return
+        except OSError:
+            time.sleep(0.3)
+    pytest.fail(f"the server did not start:\n{log.read_text()[-4000:]}")
+
+
+def slicer_module(name: str) -> ModuleType:
+    """Load a file of the 3D Slicer modules that MONAI Label's package carries among its data."""
+    places = [
+        Path(sysconfig.get_paths()["purelib"]).glob("monailabel-*.data/data/monailabel"),
+        [Path(sys.prefix) / "monailabel"],
+    ]
+    found = [
+        file for place in places for root in place for file in [root / "plugins" / "slicer" / name] if file.is_file()
+    ]
+    if not found:
+        pytest.skip(f"MONAI Label's package carries no {name} here")
+    spec = importlib.util.spec_from_file_location(Path(name).stem, found[0])
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def slicer(served: Served, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The client of 3D Slicer's MONAI Label module."""
+    module = slicer_module("MONAILabel/MONAILabelLib/client.py")
+    return module.MONAILabelClient(served.url, tmpdir=str(tmp_path_factory.mktemp("slicer")), client_id="user-anna")
+
+
+@pytest.fixture(scope="module")
+def reviewer(served: Served) -> Any:
+    """The client of 3D Slicer's MONAI Label Reviewer module."""
+    module = slicer_module("MONAILabelReviewer/MONAILabelReviewerLib/MonaiServerREST.py")
+    return module.MonaiServerREST(served.url)

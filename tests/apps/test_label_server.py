@@ -1,0 +1,255 @@
+"""A session of an annotator and a reviewer against the live server, with 3D Slicer's own clients.
+
+The tests of this module are one session: they run in order, each going on from where the one before left the store.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import nrrd
+import numpy as np
+import pytest
+import requests
+
+from crossmoda.data.volumes import read_volume, same_grid
+from crossmoda.files import read_json
+from crossmoda.self_training.review import collect
+
+from .conftest import AFFINES, STRUCTURES, Served, blocks, save_nifti, write_round
+
+MODEL = "vs_cochlea_hrt2_segmentation"
+
+
+def scan(served: Served, case: str) -> Path:
+    return served.run / "scans" / f"{case}_hrT2.nii.gz"
+
+
+def submit(slicer: Any, folder: Path, case: str, label: np.ndarray, names: list[str], shift: int = 1) -> Any:
+    """Save a label as 3D Slicer does: NIfTI, names in the order of export, idx counting hidden segments too."""
+    file = save_nifti(folder / "label.nii.gz", label, AFFINES[case])
+    info = [{"name": name, "idx": index + shift} for index, name in enumerate(names)]
+    return slicer.save_label(f"{case}_hrT2", str(file), params={"label_info": info})
+
+
+def refusal(slicer: Any, folder: Path, label: np.ndarray, names: list[str]) -> str:
+    """Return the message that 3D Slicer shows when the server refuses a label."""
+    try:
+        submit(slicer, folder, "case.2", label, names)
+    except Exception as error:  # the client's own kind, which keeps its text in msg
+        return str(error.msg)  # type: ignore[attr-defined]
+    pytest.fail("the label was accepted")
+
+
+def stored(served: Served, case: str, tag: str) -> np.ndarray:
+    return np.asarray(nib.load(served.studies / "labels" / tag / f"{case}_hrT2.nii.gz").dataobj)
+
+
+def test_the_app_presents_itself_with_the_run_s_structures(served: Served, slicer: Any) -> None:
+    info = slicer.info()
+    assert info["labels"] == STRUCTURES
+    assert info["models"][MODEL]["labels"] == {"vs": 1, "cochlea": 2}
+    assert list(info["strategies"]) == ["uncertainty", "first", "random"]
+    assert "next_round" in info["trainers"]
+    assert info["datastore"] == {"total": 3, "completed": 0, "label_tags": {"original": 3}}
+
+
+def test_the_most_uncertain_case_comes_first_with_its_pseudo_label(served: Served, slicer: Any) -> None:
+    sample = slicer.next_sample("uncertainty", {})
+    assert (sample["id"], sample["weight"]) == ("case.2_hrT2", 0.8)
+    assert slicer.next_sample("first", {})["id"] == "case.1_hrT2"
+    assert slicer.next_sample("random", {})["id"] in {f"{case}_hrT2" for case in AFFINES}
+    original = slicer.datastore()["objects"]["case.2_hrT2"]["labels"]["original"]["info"]
+    assert list(original["params"]["label_names"]) == STRUCTURES
+    label = slicer.download_label("case.2_hrT2", "original")
+    np.testing.assert_array_equal(np.asarray(nib.load(label).dataobj), blocks(1, 2))
+
+
+@pytest.mark.parametrize("case", list(AFFINES))
+@pytest.mark.parametrize("extension", [".nrrd", ".nii.gz"])
+def test_a_mask_comes_back_on_the_scan_s_own_grid(served: Served, slicer: Any, case: str, extension: str) -> None:
+    params = {"result_extension": extension, "result_dtype": "uint8"}
+    file, answer = slicer.infer(MODEL, f"{case}_hrT2", params)
+    assert file.endswith(extension)
+    mask = read_volume(file)
+    assert same_grid(mask, read_volume(scan(served, case)), 1e-3)
+    assert set(np.unique(mask.array)) <= {0.0, 1.0, 2.0}
+    assert answer["label_names"] == {"vs": 1, "cochlea": 2}
+
+
+def test_the_mask_is_the_bundle_s_own_prediction(served: Served, slicer: Any, tmp_path: Path, repository: Path) -> None:
+    from crossmoda.self_training.work import BundleUse
+
+    use = BundleUse(**read_json(served.run / "current.json")["segmentation_bundle"])
+    places = {"dataset_dir": str(served.run / "round_0" / "datalist.json"), "output_dir": str(tmp_path)}
+    use.run("inference", "cpu", **places, weights=str(served.run / "round_0" / "segmenter" / "model.pt"))
+    for case in AFFINES:
+        expected = read_volume(tmp_path / f"{case}_Label.nii.gz").array
+        file, _ = slicer.infer(MODEL, f"{case}_hrT2", {"result_extension": ".nrrd", "result_dtype": "uint8"})
+        assert nrrd.read_header(file)["type"] in ("unsigned char", "uint8", "uint8_t")
+        np.testing.assert_array_equal(read_volume(file).array, expected)
+        assert expected.any()
+
+
+def test_a_prediction_can_be_saved_as_the_pseudo_label(served: Served, slicer: Any) -> None:
+    file, _ = slicer.infer(MODEL, "case.1_hrT2", {"save_label": True, "result_extension": ".nrrd"})
+    np.testing.assert_array_equal(read_volume(file).array, stored(served, "case.1", "original"))
+    assert slicer.datastore()["objects"]["case.1_hrT2"]["labels"]["original"]["info"]["round"] == 0
+    assert collect(served.studies, STRUCTURES) == {}
+
+
+def test_paths_and_unknown_names_are_refused_with_a_reason(served: Served, slicer: Any) -> None:
+    def post(path: str, **fields: str) -> requests.Response:
+        return requests.post(served.url + path, data=fields, timeout=60)
+
+    path = str(scan(served, "case.1"))
+    answers = [
+        post(f"/infer/{MODEL}?image={path}"),
+        post(f"/infer/{MODEL}?image=case.1_hrT2", params=json.dumps({"image": path})),
+        post(f"/infer/{MODEL}?image=nobody"),
+        post("/infer/no_model?image=case.1_hrT2"),
+        requests.post(f"{served.url}/activelearning/no_strategy", json={}, timeout=60),
+        requests.post(f"{served.url}/train/no_model", json={}, timeout=60),
+        requests.put(
+            f"{served.url}/datastore/updatelabelinfo?label=case.1_hrT2&tag=final", data={"params": "{}"}, timeout=60
+        ),
+        requests.put(
+            f"{served.url}/datastore/updatelabelinfo?label=case.1_hrT2&tag=../x", data={"params": "{}"}, timeout=60
+        ),
+        requests.delete(f"{served.url}/datastore/label?id=nobody&tag=final", timeout=60),
+        requests.put(
+            f"{served.url}/datastore/image?image=../evil",
+            files={"file": ("a.nii.gz", scan(served, "case.1").read_bytes())},
+            timeout=60,
+        ),
+        requests.put(
+            f"{served.url}/datastore/image?image=case.1_hrT2",
+            files={"file": ("a.nii.gz", scan(served, "case.1").read_bytes())},
+            timeout=60,
+        ),
+        requests.put(f"{served.url}/datastore/image?image=new", files={"file": ("a.nii.gz", b"no scan")}, timeout=60),
+    ]
+    assert [answer.status_code for answer in answers] == [404, 404, 404, 404, 404, 404, 404, 400, 404, 400, 400, 400]
+    assert all(len(answer.json()["detail"]) > 10 for answer in answers)
+    assert slicer.info()["datastore"]["total"] == 3
+
+
+def test_a_label_with_an_unknown_segment_or_another_grid_is_refused_and_nothing_stored(
+    served: Served, slicer: Any, tmp_path: Path
+) -> None:
+    assert "Status: 400" in refusal(slicer, tmp_path, blocks(1, 2), ["vs", "Segment_1"])
+    assert "unknown segment 'Segment_1'" in refusal(slicer, tmp_path, blocks(1, 2), ["vs", "Segment_1"])
+    assert "its grid of 26x22x9 voxels" in refusal(slicer, tmp_path, blocks(1, 2)[:, :, :-1], STRUCTURES)
+    assert not list(served.studies.glob("labels/final/*"))
+    assert "final" not in slicer.datastore()["objects"]["case.2_hrT2"]["labels"]
+
+
+def test_segments_sent_in_another_order_keep_their_meaning(served: Served, slicer: Any, tmp_path: Path) -> None:
+    submit(slicer, tmp_path, "case.2", blocks(vs=2, cochlea=1), ["cochlea", "vs"], shift=2)
+    np.testing.assert_array_equal(stored(served, "case.2", "final"), blocks(vs=1, cochlea=2))
+    info = slicer.datastore()["objects"]["case.2_hrT2"]["labels"]["final"]["info"]
+    assert info["label_info"] == [{"name": "vs", "idx": 1}, {"name": "cochlea", "idx": 2}]
+    assert info["client_id"] == "user-anna"
+
+
+def test_a_second_save_keeps_the_first_as_version_1(served: Served, slicer: Any, reviewer: Any, tmp_path: Path) -> None:
+    corrected = blocks(vs=0, cochlea=1)
+    corrected[0, 0, 0] = 1
+    submit(slicer, tmp_path, "case.2", corrected, ["cochlea"], shift=3)  # the tumour's segment is hidden
+    np.testing.assert_array_equal(stored(served, "case.2", "final"), corrected * 2)
+    version = reviewer.requestSegmentation("case.2_hrT2", "version_1")
+    (tmp_path / "version.nii.gz").write_bytes(version.content)
+    np.testing.assert_array_equal(np.asarray(nib.load(tmp_path / "version.nii.gz").dataobj), blocks(1, 2))
+    assert set(reviewer.requestDataStoreInfo()["objects"]["case.2_hrT2"]["labels"]) == {
+        "original",
+        "final",
+        "version_1",
+    }
+
+
+def test_what_was_saved_is_what_the_next_round_collects(served: Served) -> None:
+    reviewed = collect(served.studies, STRUCTURES)
+    assert list(reviewed) == ["case.2"]
+    assert (reviewed["case.2"].status, reviewed["case.2"].who) == ("corrected", "user-anna")
+    np.testing.assert_array_equal(reviewed["case.2"].voxels(STRUCTURES), stored(served, "case.2", "final"))
+
+
+def test_the_next_sample_is_another_case(slicer: Any) -> None:
+    assert slicer.next_sample("uncertainty", {})["id"] == "case.3_hrT2"
+
+
+def test_a_reviewer_approves_and_flags(served: Served, slicer: Any, reviewer: Any) -> None:
+    meta = {"level": "easy", "approvedBy": "Dr. Berg", "comment": "", "editTime": 1767225600}
+    assert reviewer.updateLabelInfo("case.2_hrT2", "final", {"segmentationMeta": {"status": "approved", **meta}}) == 200
+    assert (
+        reviewer.updateLabelInfo("case.3_hrT2", "original", {"segmentationMeta": {"status": "flagged", **meta}}) == 200
+    )
+    reviewed = collect(served.studies, STRUCTURES)
+    assert {case: label.status for case, label in reviewed.items()} == {"case.2": "approved", "case.3": "flagged"}
+    assert reviewed["case.2"].who == "Dr. Berg"
+    assert slicer.next_sample("uncertainty", {})["id"] == "case.1_hrT2"
+    info = slicer.datastore()["objects"]["case.2_hrT2"]["labels"]["final"]["info"]
+    assert info["client_id"] == "user-anna"  # the verdict is added to what was known
+
+
+def test_a_reviewer_s_own_version_is_stored_by_name(served: Served, reviewer: Any, tmp_path: Path) -> None:
+    affine = AFFINES["case.1"]
+    header = {"space": "right-anterior-superior", "space directions": affine[:3, :3].T, "space origin": affine[:3, 3]}
+    header |= {
+        "Segment0_Name": "cochlea",
+        "Segment0_LabelValue": "1",
+        "Segment1_Name": "vs",
+        "Segment1_LabelValue": "2",
+    }
+    nrrd.write(str(tmp_path / "edited.nrrd"), blocks(vs=2, cochlea=1), header=header)
+    params = {"segmentationMeta": {"status": "approved", "approvedBy": "Dr. Berg"}, "name": "case.1_hrT2.nii.gz"}
+    assert reviewer.saveLabel("case.1_hrT2", str(tmp_path / "edited.nrrd"), "version_1", params) == 200
+    np.testing.assert_array_equal(stored(served, "case.1", "version_1"), blocks(vs=1, cochlea=2))
+    assert collect(served.studies, STRUCTURES)["case.1"].status == "approved"
+
+
+def test_when_all_are_done_there_is_no_next_sample(slicer: Any) -> None:
+    assert slicer.next_sample("uncertainty", {}) == {}
+
+
+def test_a_new_round_is_served_without_a_restart(served: Served, slicer: Any, repository: Path) -> None:
+    params = {"result_extension": ".nrrd", "result_dtype": "uint8"}
+    before = read_volume(slicer.infer(MODEL, "case.1_hrT2", params)[0]).array
+    write_round(served.run, 1, repository)
+    after = read_volume(slicer.infer(MODEL, "case.1_hrT2", params)[0]).array
+    assert not np.array_equal(before, after)
+    assert "round 1" in slicer.info()["models"][MODEL]["description"]
+    assert stored(served, "case.2", "original").any()  # reviewed, so its pseudo-label stays as it was seen
+
+
+def test_scores_tell_how_good_the_pseudo_labels_were(served: Served) -> None:
+    answer = requests.post(f"{served.url}/scoring/dice?run_sync=true", json={}, timeout=60).json()
+    assert answer["case.2_hrT2"]["vs"] == 0.0  # the annotator removed the tumour
+    assert answer["case.2_hrT2"]["cochlea"] == pytest.approx(2 * 27 / (27 + 28), abs=1e-6)
+
+
+def test_a_deleted_version_is_kept_aside(served: Served, reviewer: Any) -> None:
+    assert reviewer.deleteLabelByVersionTag("case.1_hrT2", "version_1") == 200
+    assert "version_1" not in reviewer.requestDataStoreInfo()["objects"]["case.1_hrT2"]["labels"]
+    assert len(list((served.studies / ".deleted").glob("case.1_hrT2.version_1.*.nii.gz"))) == 1
+
+
+def test_a_training_that_cannot_run_says_why(slicer: Any) -> None:
+    assert slicer.train_status(check_if_running=True) is False
+    slicer.train_start("next_round", {})  # the small run of these tests has no run.yaml to continue from
+    until = time.monotonic() + 120
+    while (task := slicer.train_status())["status"] in ("SUBMITTED", "RUNNING") and time.monotonic() < until:
+        time.sleep(0.5)
+    assert task["status"] == "ERROR"
+    assert "error: " in task["details"][-1]
+    assert "no run.yaml there" in task["details"][-1]
+
+
+def test_the_server_listens_on_this_machine_alone_and_refuses_other_origins(served: Served) -> None:
+    answer = requests.get(f"{served.url}/info/", headers={"Origin": "http://elsewhere.example"}, timeout=60)
+    assert "access-control-allow-origin" not in answer.headers
+    assert served.url.startswith("http://127.0.0.1:")

@@ -1,0 +1,122 @@
+"""The app's tasks by themselves: order of cases, scores, and what is told of a training."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from crossmoda.errors import CrossmodaError
+from crossmoda.files import PARTIAL_MARK, write_json, write_text
+
+INFOS = {"b": {"uncertainty": 0.4}, "a": {}, "c": {"uncertainty": 0.6}, "d": {"uncertainty": 0.6}}
+
+
+class FakeStore:
+    """Images that nobody has touched."""
+
+    def __init__(self, infos: dict[str, dict[str, Any]]) -> None:
+        self.infos = infos
+
+    def open_images(self) -> dict[str, dict[str, Any]]:
+        return self.infos
+
+
+@pytest.fixture(scope="module", autouse=True)
+def app_folder(repository: Path) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(repository / "apps" / "crossmoda_label"))
+        yield
+
+
+def task(name: str) -> Any:
+    return importlib.import_module(f"lib.{name}")
+
+
+def test_the_most_uncertain_case_comes_first_and_unmeasured_ones_last() -> None:
+    order = task("strategies.order").MostUncertain()
+    assert order({}, FakeStore(INFOS)) == {"id": "c", "weight": 0.6}
+    assert order({}, FakeStore({"a": {}, "b": {"uncertainty": 0.0}})) == {"id": "b", "weight": 0.0}
+    assert order({}, FakeStore({"a": {}})) == {"id": "a", "weight": None}
+    assert order({}, FakeStore({})) is None
+
+
+def test_the_first_case_is_the_first_by_name() -> None:
+    assert task("strategies.order").First()({}, FakeStore(INFOS))["id"] == "a"
+
+
+def test_random_order_hands_out_every_case_and_follows_its_seed() -> None:
+    def draws(seed: int) -> list[str]:
+        order = task("strategies.order").RandomOrder(np.random.default_rng(seed))
+        return [order({}, FakeStore(INFOS))["id"] for _ in range(40)]
+
+    assert set(draws(1)) == set(INFOS)
+    assert draws(1) == draws(1)
+    assert draws(1) != draws(2)
+
+
+def test_dice_is_per_structure_and_two_empty_masks_agree() -> None:
+    label, truth = np.zeros((2, 4, 3, 5), np.uint8)
+    label[0, 0, :3] = 1  # 3 voxels, 2 of them among the truth's 4
+    truth[0, 0, 1:5] = 1
+    truth[2, 2, 0] = 2
+    dice = task("scoring.dice").dice_per_structure(label, truth, ["vs", "cochlea", "intra"])
+    assert dice == {"vs": pytest.approx(2 * 2 / (3 + 4), abs=1e-6), "cochlea": 0.0, "intra": 1.0}
+
+
+def write_history(folder: Path, epochs: int, dice: list[float | None]) -> None:
+    series = {"loss": [1.0 / (epoch + 1) for epoch in range(epochs)], "val_mean_dice": dice}
+    write_json(folder / "segmenter" / "history.json", {"epoch": list(range(1, epochs + 1)), "series": series})
+
+
+def test_progress_is_that_of_the_training_under_way(tmp_path: Path) -> None:
+    trainer = task("trainers.next_round").NextRound(tmp_path, tmp_path / "review")
+    assert trainer.stats() == {}
+    write_text(tmp_path / "run.yaml", "resolved: {segmenter: {max_epochs: 8}}\n")
+    write_history(tmp_path / "round_1", 8, [None, 0.5, None, 0.7, None, 0.6, None, 0.6])
+    os.utime(tmp_path / "round_1" / "segmenter" / "history.json", (5, 5))
+    done = trainer.stats()
+    assert (done["epoch"], done["total_epochs"], done["best_metric"]) == (8, 8, 0.7)
+    assert "total_time" in done
+    write_history(tmp_path / "round_2" / f".segmenter{PARTIAL_MARK}0123", 3, [None, None, 0.4])
+    running = trainer.stats()
+    assert (running["epoch"], running["total_epochs"], running["best_metric"]) == (3, 8, 0.4)
+    assert running["train"] == {"loss": pytest.approx(1 / 3), "val_mean_dice": 0.4}
+    assert "total_time" not in running
+
+
+def test_the_next_round_learns_from_the_folder_under_review(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module, calls = task("trainers.next_round"), []
+
+    def continue_run(run: Path, studies: Path) -> dict[str, Any]:
+        calls.append((run, studies))
+        return {"round": 3}
+
+    monkeypatch.setattr(module, "continue_run", continue_run)
+    metrics = {"structures": {"vs": {"dice": {"mean": 0.81}}, "boundary": {"assd": {"mean": 1.0}}}}
+    write_json(tmp_path / "metrics.json", metrics)
+    assert module.NextRound(tmp_path, tmp_path / "review")({}, None) == {"round": 3, "vs_dice": 0.81}
+    assert calls == [(tmp_path, tmp_path / "review")]
+
+
+def test_a_round_that_fails_ends_with_its_reason_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = task("trainers.next_round")
+
+    def fail(run: Path, studies: Path) -> None:
+        raise RuntimeError("wrapped") from CrossmodaError("a label is on another grid")
+
+    monkeypatch.setattr(module, "continue_run", fail)
+    with pytest.raises(SystemExit, match="error: a label is on another grid"):
+        module.NextRound(tmp_path, tmp_path / "review")({}, None)
+
+
+def test_the_app_names_the_missing_setting(tmp_path: Path) -> None:
+    with pytest.raises(CrossmodaError, match="--conf run: not given"):
+        task("app").CrossmodaLabelApp(str(tmp_path), str(tmp_path / "review"), {})
+    with pytest.raises(CrossmodaError, match="no finished round"):
+        task("app").CrossmodaLabelApp(str(tmp_path), str(tmp_path / "review"), {"run": str(tmp_path)})

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from crossmoda.evaluation.comparison import recovered, write_comparison
+from crossmoda.files import read_json, write_json
+
+
+def structures(dice: float) -> dict:
+    return {"vs": {"dice": {"mean": dice}}}
+
+
+def write_scores(run: Path, folder: str, dice: float) -> None:
+    write_json(run / folder / "metrics.json", {"structures": structures(dice), "cases": []})
+
+
+def test_the_four_stages_are_read_from_anchors_first_and_last_round(tmp_path: Path) -> None:
+    for folder, dice in {
+        "anchors/source_only": 0.2,
+        "round_0": 0.6,
+        "round_1": 0.65,
+        "round_10": 0.74,
+        "anchors/oracle": 0.8,
+    }.items():
+        write_scores(tmp_path, folder, dice)
+    comparison = write_comparison(tmp_path)
+    means = {stage: comparison[stage]["vs"]["dice"]["mean"] for stage in comparison if stage != "recovered"}
+    assert means == {"source_only": 0.2, "translated": 0.6, "self_trained": 0.74, "oracle": 0.8}
+    assert comparison["recovered"] == {"vs": pytest.approx(0.9)}
+    assert read_json(tmp_path / "comparison.json") == comparison
+
+
+def test_without_anchors_nothing_is_said_to_be_recovered(tmp_path: Path) -> None:
+    write_scores(tmp_path, "round_0", 0.6)
+    comparison = write_comparison(tmp_path)
+    assert set(comparison) == {"translated", "recovered"}
+    assert comparison["recovered"] == {}
+
+
+def test_no_distance_to_recover_gives_no_share() -> None:
+    stages = {stage: structures(0.5) for stage in ("source_only", "self_trained", "oracle")}
+    assert recovered(stages) == {}

@@ -1,0 +1,249 @@
+from __future__ import annotations
+
+import re
+import shutil
+import time
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from crossmoda.data.volumes import Volume, read_volume, write_volume
+from crossmoda.errors import CrossmodaError
+from crossmoda.evaluation.aggregate import summarise
+from crossmoda.evaluation.report import write_report
+from crossmoda.evaluation.report.charts import learning_chart
+from crossmoda.evaluation.report.panels import draw_panel, focus, middle
+from crossmoda.evaluation.report.pictures import by_uncertainty, case_strips, ranked_cases
+from crossmoda.evaluation.report.provenance import duration_text
+from crossmoda.evaluation.report.run_folder import RunFolder
+from crossmoda.evaluation.report.slices import AXIAL, to_ras, window_about
+from crossmoda.files import write_json
+
+SMALL: dict[str, Any] = {"shape": (40, 36, 8), "sources": 1, "targets": 1, "validations": 2}
+VOID = {"meta", "input", "br", "image", "path", "line", "use", "circle", "rect"}
+
+
+@pytest.fixture(scope="module")
+def page(finished_run: Any) -> str:
+    return write_report(finished_run.path).read_text(encoding="utf-8")
+
+
+class Balance(HTMLParser):
+    """Checks that every tag that is opened is closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_startendtag(self, tag: str, attrs: object) -> None:
+        pass
+
+
+def test_the_page_needs_nothing_from_outside(page: str) -> None:
+    assert "http" not in page
+    assert not re.findall(r'(?:src|href)="(?!data:|#)[^"]+"', page)
+    assert not re.findall(r"url\((?!#)", page)
+    assert "@import" not in page
+
+
+def test_the_page_is_well_formed_and_ids_are_unique(page: str) -> None:
+    balance = Balance()
+    balance.feed(page)
+    assert balance.open == []
+    ids = re.findall(r'<(?:section|div)[^>]* id="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r'<a href="#([^"]+)"', page)) <= set(ids)
+
+
+def test_the_headline_says_what_was_reached_and_recovered(page: str) -> None:
+    text = " ".join(re.sub(r"<[^>]+>", "", page).split())
+    assert re.search(
+        r"After 2 self-training rounds, the segmenter reaches a mean Dice of 0\.\d{3} for the vestibular", text
+    )
+    assert re.search(r"it recovers \d+ % \(vestibular schwannoma\) and \d+ % \(cochlea\)", text)
+    assert "on 4 hrT2 scans whose truth training never saw" in text
+
+
+def test_every_section_is_there(page: str) -> None:
+    for heading in (
+        "What was gained",
+        "From ceT1 to pseudo-hrT2",
+        "Learning curves",
+        "Dice per round",
+        "What to review first",
+    ):
+        assert f"<h2>{heading}</h2>" in page
+    for words in (
+        "Worst case",
+        "Median case",
+        "Best case",
+        "pseudo-hrT2, cyclegan",
+        "Translator (cyclegan), round 0",
+        "oracle",
+    ):
+        assert words in page
+
+
+def test_the_case_table_has_the_worst_case_first(page: str, finished_run: Any) -> None:
+    table = page[page.index('id="tables"') :]
+    places = [table.index(case["case"]) for case in ranked_cases(RunFolder(finished_run.path))]
+    assert places == sorted(places)
+
+
+def test_the_most_uncertain_case_comes_first_with_its_status(page: str, finished_run: Any) -> None:
+    section = page[page.index('id="uncertainty"') :]
+    assert by_uncertainty(RunFolder(finished_run.path)) == finished_run.targets
+    assert section.index(f"1. {finished_run.targets[0]}") < section.index(f"2. {finished_run.targets[1]}")
+    assert "corrected" in section
+    assert "flagged" in section
+
+
+def test_seed_versions_and_step_times_are_told(page: str) -> None:
+    section = page[page.index('id="provenance"') :]
+    assert "1.6.1" in section
+    assert "max_epochs: 30" in section
+    assert "37.5 s" not in section
+    assert "1 min 15 s" in section  # 12.5 + 25 + 37.5 s together
+
+
+def test_the_same_run_gives_the_same_bytes(finished_run: Any) -> None:
+    first = write_report(finished_run.path).read_bytes()
+    assert write_report(finished_run.path).read_bytes() == first
+
+
+def test_no_anchors_leave_out_the_recovered_share_with_a_sentence(make_run: Callable[..., Any]) -> None:
+    text = write_report(make_run(**SMALL, rounds=2, anchors=False).path).read_text(encoding="utf-8")
+    assert "so there is no recovered share" in text
+    assert "Recovered" not in text
+
+
+def test_one_round_has_no_chart_of_rounds(make_run: Callable[..., Any]) -> None:
+    text = write_report(make_run(**SMALL, rounds=1, anchors=False).path).read_text(encoding="utf-8")
+    assert "Only one round has been scored" in text
+    assert "translation alone" in text
+
+
+def test_without_truth_and_dataset_the_rest_is_still_shown(make_run: Callable[..., Any]) -> None:
+    run = make_run(**SMALL, rounds=1, anchors=False)
+    (run.path / "round_0/metrics.json").unlink()
+    shutil.rmtree(run.data)
+    text = write_report(run.path).read_text(encoding="utf-8")
+    assert "The truth of the hrT2 scans is not known here" in text
+    assert "No translated source scan is at hand" in text
+    assert "Learning curves of Segmenter, round 0" in text
+
+
+def test_a_run_that_has_just_begun_makes_a_page(tmp_path: Path) -> None:
+    (tmp_path / "demo/round_0").mkdir(parents=True)
+    text = write_report(tmp_path / "demo").read_text(encoding="utf-8")
+    assert "No round has been scored" in text
+    assert "recorded neither settings nor steps" in text
+
+
+def test_the_parts_of_2023_and_their_boundary_are_shown(tmp_path: Path) -> None:
+    summary = summarise([0.5, 0.7])
+    scores = {"dice": 0.6, "assd": 1.2, "hd95": 3.4, "volume_mm3": 900.0, "truth_volume_mm3": 1000.0}
+    names = ("vs", "cochlea", "intra", "extra")
+    structures = {name: dict.fromkeys(("dice", "assd", "hd95"), summary) for name in names}
+    structures["boundary"] = {"assd": summarise([1.25]), "hd95": summarise([2.0])}
+    case = {"case": "crossmoda2023_ukm_44", "site": "ukm", **dict.fromkeys(names, scores)}
+    metrics = {"structures": structures, "sites": {"ukm": structures}, "cases": [case], "missing": []}
+    for number in (0, 1):
+        write_json(tmp_path / f"demo/round_{number}/metrics.json", metrics)
+    write_json(tmp_path / "demo/anchors/oracle/metrics.json", metrics)
+    text = write_report(tmp_path / "demo").read_text(encoding="utf-8")
+    assert "intra-meatal vestibular schwannoma" in text
+    assert "ASSD 1.250" in text
+    assert "UK multi-centre" in text
+
+
+def test_anchors_without_a_distance_between_them_are_said_to_give_no_share(make_run: Callable[..., Any]) -> None:
+    run = make_run(**SMALL, rounds=2)
+    shutil.copy(run.path / "anchors/oracle/metrics.json", run.path / "anchors/source_only/metrics.json")
+    text = write_report(run.path).read_text(encoding="utf-8")
+    assert "there is no distance to recover" in text
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CrossmodaError, match="holds no round_0; give the output folder of a run"):
+        write_report(tmp_path)
+
+
+def test_names_from_the_run_cannot_break_the_page(make_run: Callable[..., Any]) -> None:
+    run = make_run(**SMALL, rounds=1, anchors=False)
+    (run.path / "run.yaml").write_text("seed: '<script>alert(1)</script>'\n", encoding="utf-8")
+    assert "<script>alert" not in write_report(run.path).read_text(encoding="utf-8")
+
+
+def test_the_tumour_of_a_flipped_file_is_drawn_at_the_same_place(finished_run: Any, tmp_path: Path) -> None:
+    case = finished_run.validations[0]
+    stored = read_volume(finished_run.image_of(case))
+    flip = np.diag([-1.0, 1, -1, 1])
+    flip[0, 3], flip[2, 3] = stored.array.shape[0] - 1, stored.array.shape[2] - 1
+    write_volume(tmp_path / "flipped.nii.gz", stored.array[::-1, :, ::-1], stored.affine @ flip)
+    panels = []
+    label = Volume(finished_run.label(case).astype(np.float32), stored.affine)
+    for path in (finished_run.image_of(case), tmp_path / "flipped.nii.gz"):
+        scan = to_ras(read_volume(path))
+        mask = to_ras(label).array == 1
+        panels.append(
+            draw_panel("axial", scan, window_about(scan, AXIAL, focus(mask), (40, 30)), {"truth": {"vs": mask}})
+        )
+    assert panels[0] == panels[1]
+
+
+def test_worst_median_and_best_are_three_different_cases(finished_run: Any) -> None:
+    strips = case_strips(RunFolder(finished_run.path))
+    assert [strip.heading for strip in strips[:3]] == ["Worst case", "Median case", "Best case"]
+    assert len({strip.case for strip in strips}) == 4
+    assert [panel.title for panel in strips[0].panels] == [
+        "axial, posterior fossa",
+        "coronal",
+        "close-up: tumour",
+        "close-up: cochlea",
+    ]
+    assert {outline.kind for outline in strips[0].panels[0].outlines} == {"truth", "prediction"}
+    assert {outline.kind for outline in strips[3].panels[0].outlines} == {"truth", "prediction", "pseudo"}
+
+
+def test_the_focus_is_the_largest_piece_in_the_largest_slice() -> None:
+    mask = np.zeros((12, 10, 6), dtype=bool)
+    mask[1:4, 1:4, 2] = True
+    mask[8:10, 5:7, 2] = True
+    mask[8, 5, 4] = True
+    assert focus(mask) == (2.0, 2.0, 2.0)
+    assert middle({"cochlea": mask}, mask.shape) == (5.0, 3.5, 3.0)
+    assert middle({}, (5, 7, 9)) == (2.0, 3.0, 4.0)
+
+
+def test_learning_curves_skip_epochs_without_a_measurement() -> None:
+    history = {"epoch": [1, 2, 3], "series": {"loss": [3.0, 2.0, 1.0], "val_mean_dice": [None, 0.5, None]}}
+    svg = learning_chart("a model", history)
+    assert svg.startswith("<svg")
+    assert "val mean dice" in svg
+    assert "scores" in svg
+    assert learning_chart("a model", {"epoch": [], "series": {}}) == ""
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(3.25, "3.2 s"), (42, "42 s"), (200, "3 min 20 s"), (7500, "2 h 5 min")])
+def test_durations_are_told_as_people_do(seconds: float, text: str) -> None:
+    assert duration_text(seconds) == text
+
+
+def test_scans_of_ordinary_size_are_reported_in_a_few_seconds_of_processor_time(make_run: Callable[..., Any]) -> None:
+    run = make_run(shape=(150, 125, 40), sources=1, targets=3, validations=2, rounds=1, anchors=False)
+    started = time.process_time()
+    write_report(run.path)
+    assert time.process_time() - started < 6

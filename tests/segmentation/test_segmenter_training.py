@@ -1,0 +1,97 @@
+import numpy as np
+import pytest
+import torch
+from ignite.engine import Engine, Events
+from monai.data import MetaTensor
+from monai.transforms import Compose, RandomizableTransform
+
+from crossmoda.segmentation.dataset import CachedCases, one_thread
+from crossmoda.segmentation.metrics import masks_of_channel, structure_assd, structure_dice
+from crossmoda.segmentation.training import GradientClip, WeightAverage
+
+
+def network_and_average(momentum):
+    network = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.zeros_(network.weight)
+    return network, WeightAverage(network, momentum)
+
+
+def run_one_step(network, average, value, earlier_steps):
+    def resume(engine):
+        engine.state.iteration = engine.state.epoch = earlier_steps
+
+    engine = Engine(lambda engine, value: network.weight.data.fill_(value))
+    engine.add_event_handler(Events.STARTED, resume)
+    average.attach(engine)
+    engine.run([value], max_epochs=earlier_steps + 1)
+
+
+def test_average_begins_as_the_plain_weights_and_widens():
+    network, average = network_and_average(momentum=0.01)
+    run_one_step(network, average, 1.0, earlier_steps=0)
+    assert float(average.ema_model.weight) == pytest.approx(0.9)  # 9 / 10 of the first, the rest the initial 0
+    run_one_step(network, average, 2.0, earlier_steps=1)
+    assert float(average.ema_model.weight) == pytest.approx(9 / 11 * 2.0 + 2 / 11 * 0.9)
+
+
+def test_a_warm_average_uses_the_given_momentum_also_when_resumed():
+    network, average = network_and_average(momentum=0.25)
+    run_one_step(network, average, 4.0, earlier_steps=100)
+    assert float(average.ema_model.weight) == pytest.approx(1.0)
+
+
+def test_gradients_are_scaled_to_the_largest_norm():
+    network = torch.nn.Linear(2, 1, bias=False)
+    network.weight.grad = torch.tensor([[3.0, 4.0]])
+    GradientClip(network, 1.0)(Engine(lambda engine, batch: None))
+    torch.testing.assert_close(network.weight.grad, torch.tensor([[0.6, 0.8]]))
+
+
+def test_threads_are_given_back_after_an_error():
+    threads = torch.get_num_threads()
+    with pytest.raises(RuntimeError, match="shape"), one_thread():
+        torch.zeros(2, 3).reshape(5)
+    assert torch.get_num_threads() == threads
+
+
+class NoteThreads(RandomizableTransform):
+    def __call__(self, value):
+        return value, torch.get_num_threads()
+
+
+def test_random_transforms_of_cached_cases_run_on_one_thread():
+    torch.set_num_threads(2)
+    data = CachedCases([1, 2], Compose([lambda value: value * 10, NoteThreads(prob=1.0)]), progress=False)
+    assert [data[0], data[1]] == [(10, 1), (20, 1)]
+    assert torch.get_num_threads() == 2
+
+
+def cube(start, affine):
+    mask = torch.zeros(3, 10, 8, 6)
+    mask[0] = 1
+    mask[:, start : start + 3, 2:5, 1:4] = torch.tensor([0.0, 1.0, 0.0]).reshape(3, 1, 1, 1)
+    return MetaTensor(mask, affine=affine)
+
+
+def test_surface_distance_is_in_millimetres_of_the_prediction_s_spacing():
+    affine = np.diag([-0.5, 2.0, 3.0, 1.0])
+    near, far = cube(2, affine), cube(2, affine)
+    metrics = structure_assd(["vs", "cochlea"])
+    metric = metrics["vs_assd_mm"]
+    metric.update(masks_of_channel(1)([{"pred": near, "label": far}]))
+    assert metric.compute() == 0
+    metric.reset()
+    metric.update(masks_of_channel(1)([{"pred": cube(5, affine), "label": cube(2, affine)}]))
+    shifted = metric.compute()
+    metric.reset()
+    double = np.diag([1.0, 4.0, 6.0, 1.0])
+    metric.update(masks_of_channel(1)([{"pred": cube(5, double), "label": cube(2, double)}]))
+    assert metric.compute() == pytest.approx(2 * shifted)
+    assert 0.5 <= shifted <= 1.5  # a shift by 3 voxels of 0.5 mm
+
+
+def test_dice_of_each_structure_by_name():
+    affine = np.eye(4)
+    metrics = structure_dice(["vs", "cochlea"])
+    metrics["vs_dice"].update(masks_of_channel(1)([{"pred": cube(3, affine), "label": cube(2, affine)}]))
+    assert metrics["vs_dice"].compute() == pytest.approx(2 / 3)

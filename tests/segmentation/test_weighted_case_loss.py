@@ -1,0 +1,74 @@
+import math
+
+import pytest
+import torch
+from monai.losses import DeepSupervisionLoss, DiceCELoss
+from monai.networks.nets import DynUNet
+
+from crossmoda.segmentation.losses import WeightedCaseLoss, WeightedTarget, prepare_weighted_batch
+
+
+def dice_ce():
+    return DiceCELoss(include_background=False, to_onehot_y=True, softmax=True)
+
+
+def target_of(labels, weights):
+    label = torch.tensor(labels, dtype=torch.uint8)
+    return WeightedTarget(label.reshape(len(weights), 1, 1, 1, -1), torch.tensor(weights))
+
+
+def test_two_voxels_without_knowledge_cost_what_the_formulas_say():
+    # Two classes, all logits 0: probability 1/2 everywhere. One voxel of two is foreground.
+    # Dice = 2 * 1/2 / (1 + 1) = 1/2, cross-entropy = log 2.
+    loss = WeightedCaseLoss(dice_ce())(torch.zeros(1, 2, 1, 1, 2), target_of([[0, 1]], [1.0]))
+    assert loss.item() == pytest.approx(0.5 + math.log(2), abs=1e-4)
+
+
+def test_each_case_counts_by_its_weight_over_the_number_of_cases():
+    logits = torch.zeros(2, 2, 1, 1, 2)
+    logits[1, 0], logits[1, 1] = torch.tensor([9.0, -9.0]), torch.tensor([-9.0, 9.0])  # case 1 is right: loss 0
+    weighted = WeightedCaseLoss(dice_ce())(logits, target_of([[0, 1], [0, 1]], [0.3, 1.0]))
+    assert weighted.item() == pytest.approx(0.3 * (0.5 + math.log(2)) / 2, abs=1e-4)
+
+
+def test_a_light_case_alone_in_its_batch_stays_light():
+    logits = torch.zeros(1, 2, 1, 1, 2)
+    full = WeightedCaseLoss(dice_ce())(logits, target_of([[0, 1]], [1.0]))
+    half = WeightedCaseLoss(dice_ce())(logits, target_of([[0, 1]], [0.5]))
+    assert half.item() == pytest.approx(full.item() / 2)
+
+
+def test_a_case_of_weight_zero_has_no_gradient():
+    logits = torch.zeros(2, 2, 1, 1, 2, requires_grad=True)
+    WeightedCaseLoss(dice_ce())(logits, target_of([[0, 1], [0, 1]], [0.0, 1.0])).backward()
+    assert logits.grad[0].abs().max() == 0
+    assert logits.grad[1].abs().max() > 0
+
+
+def test_deeply_supervised_outputs_count_one_and_a_half():
+    outputs = torch.zeros(1, 2, 2, 1, 1, 2)  # two levels with the same logits: weights 1 and 1/2
+    loss = WeightedCaseLoss(DeepSupervisionLoss(dice_ce()))(outputs, target_of([[0, 1]], [1.0]))
+    assert loss.item() == pytest.approx(1.5 * (0.5 + math.log(2)), abs=1e-4)
+
+
+def test_dynunet_trains_through_it():
+    network = DynUNet(
+        3, 1, 3, [3, 3, 3], [1, 2, 2], [2, 2], filters=[2, 2, 2], deep_supervision=True, deep_supr_num=1
+    ).train()
+    label = torch.randint(0, 3, (2, 1, 8, 12, 16))
+    loss = WeightedCaseLoss(DeepSupervisionLoss(dice_ce()))
+    loss(network(torch.rand(2, 1, 8, 12, 16)), WeightedTarget(label, torch.ones(2))).backward()
+    assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+def test_a_batch_without_weights_counts_fully():
+    batch = {"image": torch.rand(2, 1, 3, 4, 5), "label": torch.zeros(2, 1, 3, 4, 5)}
+    image, target = prepare_weighted_batch(batch, "cpu")
+    assert type(image) is torch.Tensor
+    assert target.weight.tolist() == [1.0, 1.0]
+
+
+def test_weights_come_from_the_batch():
+    batch = {"image": torch.rand(2, 1, 3, 4, 5), "label": torch.zeros(2, 1, 3, 4, 5)}
+    batch["weight"] = torch.tensor([0.25, 1.0])
+    assert prepare_weighted_batch(batch, "cpu")[1].weight.tolist() == [0.25, 1.0]

@@ -1,0 +1,146 @@
+"""Unpaired slices: what is skipped, what is paired, and that a seed fixes it all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from monai.transforms import Compose, MapTransform, RandFlipd, RandSpatialCropd
+from torch.utils.data import DataLoader
+
+from crossmoda.errors import CrossmodaError
+from crossmoda.translation.slices import UnpairedSlices
+
+SHAPE = (12, 16, 6)
+
+
+class LoadArrayd(MapTransform):
+    """Stand in for the working space: a saved array becomes (1, X, Y, Z)."""
+
+    def __call__(self, data: Any) -> dict[str, Any]:
+        return {**data, "image": torch.as_tensor(np.load(data["image"]))[None]}
+
+
+def saved(folder: Path, case: str, values: np.ndarray) -> dict[str, Any]:
+    """Save a volume whose slice z holds the constant ``values[z]``."""
+    path = folder / f"{case}.npy"
+    np.save(path, np.broadcast_to(values.astype(np.float32), (*SHAPE[:2], len(values))))
+    return {"case": case, "image": str(path), "site": "ldn"}
+
+
+@pytest.fixture
+def items(tmp_path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    heights = np.arange(6) / 8  # 0, 0.125, ... exact in float16
+    source = [saved(tmp_path, "a", heights), saved(tmp_path, "b", np.where(heights > 0.4, -1.0, heights))]
+    return source, [saved(tmp_path, name, -heights) for name in "cde"]
+
+
+def build(items: tuple[list[dict[str, Any]], list[dict[str, Any]]], **options: Any) -> UnpairedSlices:
+    return UnpairedSlices(items, LoadArrayd("image"), **options)
+
+
+def facts(pair: dict[str, Any]) -> tuple[str, str, float, float]:
+    cases = pair["cases"]
+    return cases["source"]["case"], cases["target"]["case"], pair["source"].max().item(), pair["target"].max().item()
+
+
+def test_a_pass_is_as_long_as_the_modality_with_more_slices(items: Any) -> None:
+    dataset = build(items)
+    assert (len(dataset.source), len(dataset.target), len(dataset)) == (6 + 4, 18, 18)
+
+
+def test_slices_of_air_are_skipped(items: Any) -> None:
+    sources = {facts(pair)[:3:2] for pair in build(items)}
+    assert sources == {("a", z / 8) for z in range(6)} | {("b", z / 8) for z in range(4)}
+
+
+def test_each_source_slice_comes_once_before_any_comes_again(items: Any) -> None:
+    dataset = build(items, length=20)
+    for half in (range(10), range(10, 20)):
+        assert len({facts(dataset[index])[:3:2] for index in half}) == 10
+
+
+def test_same_seed_same_pairs_and_another_seed_others(items: Any) -> None:
+    dataset, twin = build(items), build(items)
+    first = [facts(pair) for pair in dataset.set_random_state(5)]
+    assert [facts(pair) for pair in twin.set_random_state(5)] == first
+    assert [facts(pair) for pair in twin.set_random_state(6)] != first
+
+
+def test_worker_processes_do_not_change_the_pairs(items: Any) -> None:
+    dataset = build(items, length=6)
+    alone = [batch["target"] for batch in DataLoader(dataset, batch_size=2, num_workers=0)]
+    helped = [batch["target"] for batch in DataLoader(dataset, batch_size=2, num_workers=2)]
+    torch.testing.assert_close(alone, helped)
+
+
+def test_target_slices_come_from_all_heights_unless_told_otherwise(items: Any) -> None:
+    dataset = build(items, length=300)
+    drawn = {(facts(pair)[2], facts(pair)[3]) for pair in dataset}
+    assert len({target for _, target in drawn}) == 6
+
+
+def test_position_jitter_pairs_slices_of_similar_height(items: Any) -> None:
+    dataset = build(items, length=200, position_jitter=0.2)  # a slice is 1/6 of the height
+    steps = [round(8 * (source + target)) for _, _, source, target in map(facts, dataset)]
+    assert {-1, 0, 1} == set(steps)
+
+
+def test_nearest_slice_is_taken_where_none_is_within_the_jitter(items: Any) -> None:
+    source = items[0]
+    dataset = build(
+        (source, [saved(Path(source[0]["image"]).parent, "f", np.array([0.5, 0.75]))]), position_jitter=0.01
+    )
+    assert {facts(pair)[3] for pair in dataset} == {0.5, 0.75}
+
+
+def test_source_and_target_are_cut_and_flipped_on_their_own(tmp_path: Path) -> None:
+    path = tmp_path / "ramp.npy"
+    ramp = np.linspace(0, 1, 192, dtype=np.float32).reshape(12, 16)
+    np.save(path, np.repeat(ramp[..., None], 2, axis=2))
+    augmentation = Compose(
+        [
+            *[RandSpatialCropd(key, roi_size=(8, 8), random_size=False) for key in ("source", "target")],
+            *[RandFlipd(key, prob=0.5, spatial_axis=0) for key in ("source", "target")],
+        ]
+    )
+    item = [{"case": "ramp", "image": str(path)}]
+    pairs = list(build((item, item), augmentation=augmentation, length=40))
+    assert all(pair["source"].shape == (1, 8, 8) and type(pair["source"]) is torch.Tensor for pair in pairs)
+    assert any(not torch.equal(pair["source"], pair["target"]) for pair in pairs)
+    rises = [bool(pair["source"][0, 1, 0] > pair["source"][0, 0, 0]) for pair in pairs]
+    assert {True, False} == set(rises)
+
+
+def test_volumes_that_do_not_fit_into_memory_go_to_disk_and_give_the_same_slices(items: Any, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    on_disk = build(items, memory_gib=1e-9, cache_dir=cache)
+    assert len(list(cache.glob("*.pt"))) == 5
+    assert [facts(pair) for pair in on_disk] == [facts(pair) for pair in build(items)]
+
+
+def test_volumes_that_do_not_fit_and_have_no_place_on_disk_are_refused(items: Any) -> None:
+    with pytest.raises(CrossmodaError, match=r"need over .* GiB of memory; name a cache_dir"):
+        build(items, memory_gib=1e-9)
+
+
+def test_an_empty_modality_is_refused_by_name(items: Any) -> None:
+    with pytest.raises(CrossmodaError, match="section 'target' has no images"):
+        build((items[0], []))
+
+
+def test_a_modality_of_air_is_refused_by_name(items: Any, tmp_path: Path) -> None:
+    with pytest.raises(CrossmodaError, match="section 'source': no slice has 5% of its pixels above air"):
+        build(([saved(tmp_path, "air", np.full(4, -1.0))], items[1]))
+
+
+def test_the_error_of_a_bad_volume_reaches_the_user_in_one_line(items: Any) -> None:
+    class Refuse(MapTransform):
+        def __call__(self, data: Any) -> Any:
+            raise CrossmodaError(f"{data['image']}: bad")
+
+    with pytest.raises(CrossmodaError, match=r"a\.npy: bad"):
+        UnpairedSlices(items, Refuse("image"))
