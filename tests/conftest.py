@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+# Before PyTorch is imported: threads that wait asleep, since waiting awake takes the cores from whatever else runs.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -22,4 +25,16 @@ def real_data() -> Path:
     folder = Path(os.environ.get("CROSSMODA_REAL_DATA", REPOSITORY.parent / "shared" / "real"))
     if not (folder / "vs_gk_98_hrT2.nii.gz").is_file():
         pytest.skip(f"no real volumes in {folder}; set CROSSMODA_REAL_DATA to run this test")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A synthetic 2022 dataset of two sites: two source, two target and two validation cases on very coarse grids."""
+    from crossmoda.data.phantom import write_phantom_dataset
+
+    folder = tmp_path_factory.mktemp("phantom") / "dataset"
+    write_phantom_dataset(
+        folder, cases=2, validation=2, seed=11, edition="2022", field_of_view_mm=(90, 64, 40), coarsen=3, processes=1
+    )
     return folder

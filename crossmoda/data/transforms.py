@@ -11,7 +11,7 @@ import torch
 from monai.config import KeysCollection, PathLike
 from monai.data import MetaTensor, NibabelWriter
 from monai.transforms import LoadImaged, MapTransform, Transform
-from monai.utils import ImageMetaKey, MetaKeys, SpaceKeys
+from monai.utils import ImageMetaKey, MetaKeys, SpaceKeys, convert_to_numpy
 
 from crossmoda.data.naming import case_name
 from crossmoda.data.volumes import read_volume
@@ -167,6 +167,24 @@ class AtomicNibabelWriter(NibabelWriter):
         """
         with atomic_path(Path(filename)) as partial:
             super().write(str(partial), verbose=verbose, **obj_kwargs)
+
+    @classmethod
+    def resample_if_needed(
+        cls,
+        data_array: Any,
+        affine: Any = None,
+        target_affine: Any = None,
+        output_spatial_shape: Any = None,
+        **options: Any,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return array and affine as they are when no other grid is asked for.
+
+        MONAI 1.6 otherwise takes a volume whose first two axes span one world axis alone (sagittal slices) for an image
+        of two axes, and fails.
+        """
+        if target_affine is None:
+            return convert_to_numpy(data_array), convert_to_numpy(affine)
+        return super().resample_if_needed(data_array, affine, target_affine, output_spatial_shape, **options)
 
     @classmethod
     def create_backend_obj(cls, *args: Any, **kwargs: Any) -> Any:

@@ -21,7 +21,8 @@ LossReader = Callable[[Any], Mapping[str, float]]
 def losses_of(output: Any) -> dict[str, float]:
     """Return the scalar losses in an engine's output: every entry whose name is ``loss`` or holds ``loss``."""
     items = output[0] if isinstance(output, list) else output
-    return {name: float(value) for name, value in items.items() if "loss" in name and _is_scalar(value)}
+    # MONAI's keys are enums, which a state file may not hold.
+    return {str(name): float(value) for name, value in items.items() if "loss" in name and _is_scalar(value)}
 
 
 def _is_scalar(value: Any) -> bool:

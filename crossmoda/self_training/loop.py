@@ -147,7 +147,6 @@ class SelfTrainingLoop(Engine):
         work = self.work
         settings = {
             "_target_": "crossmoda.self_training.SelfTrainingLoop",
-            "output_dir": str(work.run.resolve()),
             "views": {name: describe(view) for name, view in work.views.items()},
             "segmenter": describe(work.segmenter),
             "rules": [describe(rule) for rule in work.rules],
@@ -155,7 +154,8 @@ class SelfTrainingLoop(Engine):
             "max_epochs": self.max_epochs,
             "seed": work.seed,
             "truth_dir": str(self.truth_dir.resolve()) if self.truth_dir else None,
-            "studies": str(self.studies.resolve()),
+            # Places inside the run are left to their defaults, so that a run folder can be moved.
+            "studies": None if self.studies == work.run / "review" else str(self.studies.resolve()),
             "train_handlers": [describe(handler) for handler in self.handlers if is_dataclass(handler)],
         }
         resolved = {name: view.config("train") for name, view in work.views.items()}

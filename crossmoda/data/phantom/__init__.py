@@ -9,7 +9,7 @@ from crossmoda.data.phantom.anatomy import Patient, draw_patient
 from crossmoda.data.phantom.dataset import write_phantom_dataset
 from crossmoda.data.phantom.protocols import Protocol, draw_protocol
 from crossmoda.data.phantom.rasterise import Anatomy, rasterise
-from crossmoda.data.phantom.scan import Grid, Scan, draw_grid, scan
+from crossmoda.data.phantom.scanner import Grid, Scan, draw_grid, scan
 
 __all__ = [
     "Anatomy",

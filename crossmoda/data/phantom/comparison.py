@@ -16,7 +16,7 @@ from crossmoda.data.phantom.anatomy import Patient, draw_patient
 from crossmoda.data.phantom.dataset import case_rng
 from crossmoda.data.phantom.protocols import draw_protocol
 from crossmoda.data.phantom.rasterise import Anatomy, rasterise
-from crossmoda.data.phantom.scan import Grid, scan
+from crossmoda.data.phantom.scanner import Grid, scan
 from crossmoda.data.volumes import read_volume, voxel_volume_mm3
 
 CROP_SHAPE, CROP_SPACING_MM = (272, 160, 40), (0.41015625, 0.41015625, 1.5)  # of the real volumes

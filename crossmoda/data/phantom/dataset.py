@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from crossmoda.data.phantom.anatomy import Patient, draw_patient
 from crossmoda.data.phantom.protocols import SITES_OF_EDITION, Protocol, draw_protocol
-from crossmoda.data.phantom.scan import Scan, draw_grid, scan
+from crossmoda.data.phantom.scanner import Scan, draw_grid, scan
 from crossmoda.data.phantom.tumour import KOOS_SHARE
 from crossmoda.data.volumes import voxel_volume_mm3, write_volume
 from crossmoda.errors import CrossmodaError

@@ -81,7 +81,7 @@ def _tilburg_cet1(rng: np.random.Generator) -> Protocol:
 
 
 def _tilburg_hrt2(rng: np.random.Generator) -> Protocol:
-    sequence = TurboSpinEcho(2000, float(rng.uniform(115, 150)), 300)
+    sequence = TurboSpinEcho(2500, float(rng.uniform(130, 160)), 300)
     return Protocol("etz", "hrT2", sequence, (0.4, 0.4, 1.0), (512, 512, 60),
                     float(rng.uniform(11, 16)), 0.75, 0.12, 0.03, 0.1, False, True, orientation="RAS")  # fmt: skip
 

@@ -79,10 +79,10 @@ def smooth_intersection(a: np.ndarray, b: np.ndarray, blend_mm: float) -> np.nda
 def coverage(distance: np.ndarray) -> np.ndarray:
     """Return the fraction (0 to 1) of each voxel that lies inside a shape, from distances at the voxel centres.
 
-    The surface is taken as flat within a voxel and the fraction as falling linearly over a width whose square is the sum,
-    over axes, of the squared change of distance from voxel to voxel: the ramp then has the second moment of the voxel
-    itself, so that also curved shapes keep their volume. This holds for anisotropic and oblique voxels, and for distances
-    that are off by a constant factor. An axis of length one adds no width.
+    The surface is taken as flat within a voxel and the fraction as falling linearly over a width whose square is the
+    sum, over axes, of the squared change of distance from voxel to voxel: the ramp then has the second moment of the
+    voxel itself, so that also curved shapes keep their volume. This holds for anisotropic and oblique voxels, and for
+    distances that are off by a constant factor. An axis of length one adds no width.
 
     Args:
         distance: (X, Y, Z), any unit.

@@ -57,8 +57,8 @@ TISSUES: dict[str, TissueRange] = {
     "artery": TissueRange(Tissue(1441, 290, 0.85, 0.80)),  # a, some minutes after 0.1 mmol/kg
     "vein": TissueRange(Tissue(1441, 180, 0.85, 0.75)),  # a, less oxygen
     "perilymph": TissueRange(Tissue(3500, 1300, 0.95), 0.08, 0.25),  # d: protein shortens both
-    "tumour_dense": TissueRange(Tissue(1150, 115, 0.85, 0.52), 0.08, 0.22, 0.22),  # d: Antoni A
-    "tumour_loose": TissueRange(Tissue(1600, 220, 0.92, 0.36), 0.1, 0.22, 0.25),  # d: Antoni B
+    "tumour_dense": TissueRange(Tissue(1150, 118, 0.85, 0.52), 0.08, 0.25, 0.22),  # d: Antoni A
+    "tumour_loose": TissueRange(Tissue(1650, 240, 0.93, 0.38), 0.1, 0.25, 0.25),  # d: Antoni B
     "cyst": TissueRange(Tissue(3000, 900, 0.98, 0.03), 0.1, 0.3),  # d
 }
 

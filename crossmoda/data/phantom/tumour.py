@@ -133,7 +133,7 @@ def _draw_parts(ear: Ear, koos: int, volume_ml: float, rng: np.random.Generator)
         for share in rng.uniform(0.03, 0.12, 3)
     )
     mixed = rng.random() < 0.45
-    mixture = float(rng.uniform(0.25, 0.7) if mixed else rng.uniform(0.0, 0.2))
+    mixture = float(rng.uniform(0.25, 0.85) if mixed else rng.uniform(0.0, 0.2))
     return Tumour(ear.side, koos, round(volume_ml, 4), start, round(reach, 3), round(widening, 3), (0.0, 0.0, 0.0),
                   (0.0, 0.0, 0.0), lobes, (), round(mixture, 3), round(float(rng.uniform(2.0, 5.0)), 2))  # fmt: skip
 

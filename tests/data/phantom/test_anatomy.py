@@ -46,7 +46,19 @@ def test_fractions_sum_to_one_and_stay_between_zero_and_one(anatomy):
 
 
 def test_every_tissue_of_the_posterior_fossa_is_there(anatomy):
-    for tissue in ("bone", "csf", "white", "grey", "nerve", "dura", "artery", "vein", "perilymph", "tumour_dense", "fat"):
+    for tissue in (
+        "bone",
+        "csf",
+        "white",
+        "grey",
+        "nerve",
+        "dura",
+        "artery",
+        "vein",
+        "perilymph",
+        "tumour_dense",
+        "fat",
+    ):
         assert anatomy.fractions[tissue].max() > 0.3, tissue
 
 
@@ -154,7 +166,10 @@ def test_a_patient_is_plain_json_and_repeats_with_the_seed(patient):
 @pytest.mark.parametrize("site", ["ldn", "etz", "ukm"])
 def test_one_patient_renders_as_cet1_with_bright_tumour_and_as_hrt2_with_bright_fluid(site, patient, anatomy):
     tumour, fluid = anatomy.labels["vs"], anatomy.fractions["csf"] > 0.95
-    images = {m: render(anatomy, draw_protocol(site, m, np.random.default_rng(1)), np.random.default_rng(2)) for m in ("ceT1", "hrT2")}  # fmt: skip
+    images = {}
+    for modality in ("ceT1", "hrT2"):
+        protocol = draw_protocol(site, modality, np.random.default_rng(1))
+        images[modality] = render(anatomy, protocol, np.random.default_rng(2))
     assert np.median(images["ceT1"][tumour]) > 2 * np.median(images["ceT1"][fluid])
     assert np.median(images["hrT2"][fluid]) > 1.2 * np.median(images["hrT2"][tumour])
     assert images["ceT1"].min() >= 0
@@ -196,7 +211,7 @@ def test_slab_profile_is_one_inside_and_falls_at_its_ends():
 
 
 def test_slabs_give_the_same_scan_as_the_whole_volume_at_once(patient, monkeypatch):
-    import crossmoda.data.phantom.scan as module
+    import crossmoda.data.phantom.scanner as module
 
     protocol = draw_protocol("etz", "hrT2", np.random.default_rng(0))
     grid = draw_grid(patient, protocol, np.random.default_rng(1), (80, 50, 12), coarsen=3)

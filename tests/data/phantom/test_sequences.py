@@ -104,7 +104,7 @@ def test_t1_doubles_at_eightfold_field():
 
 
 def test_contrasts_are_those_that_radiologists_know():
-    t1w, ciss, tse = SpoiledGradientEcho(25, 4.6, 30), BalancedSteadyState(9.4, 4.2, 65), TurboSpinEcho(2000, 130, 300)
+    t1w, ciss, tse = SpoiledGradientEcho(25, 4.6, 30), BalancedSteadyState(9.4, 4.2, 65), TurboSpinEcho(2500, 145, 300)
 
     def signal(sequence, name, stained=False):
         tissue = TISSUES[name].centre

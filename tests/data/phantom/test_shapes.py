@@ -56,9 +56,7 @@ def test_distance_to_a_plane_by_hand():
 def test_tube_agrees_with_the_capsule_it_approximates():
     line = np.stack([np.linspace(0, 10, 400), np.zeros(400), np.zeros(400)], axis=1)
     p = point(5, 2, 1)
-    assert tube(p, line, np.ones(400)).item() == pytest.approx(
-        capsule(p, (0, 0, 0), (10, 0, 0), 1).item(), abs=1e-3
-    )
+    assert tube(p, line, np.ones(400)).item() == pytest.approx(capsule(p, (0, 0, 0), (10, 0, 0), 1).item(), abs=1e-3)
 
 
 def test_smooth_union_adds_a_fillet_only_where_shapes_meet():

@@ -12,7 +12,7 @@ from crossmoda.data.phantom.anatomy import Patient
 from crossmoda.data.phantom.protocols import Protocol
 from crossmoda.data.phantom.rasterise import rasterise
 
-SLAB_VOXELS = 4_000_000  # a scan is painted in slabs of about this size, which bounds the memory needed
+SLAB_VOXELS = 2_500_000  # a scan is painted in slabs of about this size, which bounds the memory needed
 HEAD_CENTRE_MM = (0.0, 17.0, 0.0)  # what a whole scan is centred on, in the patient's frame
 FOSSA_CENTRE_MM = (0.0, -3.0, 1.0)  # what a scan of limited field of view is centred on
 LABELS = ("vs", "intra", "extra", "cochlea")

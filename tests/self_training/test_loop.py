@@ -1,0 +1,245 @@
+"""The whole loop with the real bundles, at the smallest size."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from monai.bundle import ConfigWorkflow
+
+from crossmoda.data.datalist import load_datalist
+from crossmoda.data.volumes import read_volume, same_grid, write_volume
+from crossmoda.errors import CrossmodaError, find_user_error
+from crossmoda.files import read_json, sha256_of_tree
+from crossmoda.self_training import continue_run, load_run
+
+TRAIN = "bundles/vs_cochlea_self_training/configs/train.yaml"
+SIZES: dict[str, Any] = {
+    "rounds": 1,
+    "spacing": [1.6, 1.6, 3.0],
+    "crop_size": [48, 32],
+    "translator_settings": {
+        "ngf": 4,
+        "n_blocks": 1,
+        "ndf": 4,
+        "batch_size": 2,
+        "iterations_per_epoch": 2,
+        "max_epochs": 2,
+        "patch_size": [48, 32],
+        "num_workers": 0,
+    },
+    "translator_inference_settings": {"ngf": 4, "n_blocks": 1},
+    "segmenter_settings": {"patch_size": [32, 32, 8], "iterations_per_epoch": 2, "max_epochs": 2, "batch_size": 1},
+    "segmenter_inference_settings": {"patch_size": [32, 32, 8]},
+    # An untrained network finds nothing: a rule that asks for a tumour would leave no pseudo-label to look at.
+    "rules": [{"_target_": "crossmoda.self_training.WeightByCertainty", "power": 1.0}],
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def in_the_repository(repository: Path):
+    before = Path.cwd()
+    os.chdir(repository)
+    yield
+    os.chdir(before)
+
+
+def run_loop(dataset: Path, run: Path, **changes: Any) -> None:
+    settings = {**SIZES, **changes}
+    workflow = ConfigWorkflow(
+        config_file=TRAIN,
+        workflow_type="train",
+        logging_file=False,
+        dataset_dir=str(dataset),
+        output_dir=str(run),
+        **settings,
+    )
+    workflow.initialize()
+    workflow.run()
+
+
+def steps(run: Path) -> dict[str, str]:
+    """Return ``folder/step -> finished`` of all steps of a run."""
+    manifests = sorted(run.rglob("manifest.json"))
+    return {
+        f"{path.parent.relative_to(run)}/{name}": record["finished"] + record["key"]
+        for path in manifests
+        for name, record in read_json(path)["steps"].items()
+    }
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two rounds with anchors and report."""
+    run = tmp_path_factory.mktemp("runs") / "finished"
+    run_loop(tiny_dataset, run)
+    return run
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path) -> Path:
+    """A copy of the finished run."""
+    shutil.copytree(finished, tmp_path / "run")  # keeps modification times
+    return tmp_path / "run"
+
+
+def test_bundle_has_what_monai_looks_for(tiny_dataset: Path, tmp_path: Path) -> None:
+    workflow = ConfigWorkflow(
+        config_file=TRAIN,
+        workflow_type="train",
+        logging_file=False,
+        dataset_dir=str(tiny_dataset),
+        output_dir=str(tmp_path / "run"),
+    )
+    workflow.initialize()
+    assert workflow.check_properties() == []
+    assert workflow.max_epochs == 3
+
+
+def test_a_run_holds_models_labels_metrics_comparison_and_report(finished: Path, tiny_dataset: Path) -> None:
+    comparison = read_json(finished / "comparison.json")
+    assert {"source_only", "translated", "self_trained", "oracle", "recovered"} == set(comparison)
+    assert comparison["oracle"]["vs"]["dice"]["n"] == 2
+    current = read_json(finished / "current.json")
+    assert current["round"] == 1
+    assert (finished / current["segmenter"]).is_file()
+    assert (finished / "report.html").stat().st_size > 10_000
+    sidecar = read_json(finished / "round_1" / "segmenter" / "model.json")
+    assert sidecar["round"] == 1
+    assert sidecar["structures"] == ["vs", "cochlea"]
+    assert len(sidecar["data_hash"]) == len(sidecar["config_hash"]) == 64
+    scores = read_json(finished / "round_1" / "uncertainty" / "uncertainty.json")
+    for item in load_datalist(tiny_dataset)["target"] + load_datalist(tiny_dataset)["validation"]:
+        case = item["case"]
+        assert same_grid(finished / "round_1" / "predictions" / f"{case}_Label.nii.gz", item["image"])
+        assert same_grid(finished / "round_1" / "uncertainty" / f"{case}_uncertainty.nii.gz", item["image"])
+        assert 0 <= scores[case] <= 1
+
+
+def test_the_second_round_learns_from_translated_and_real_scans(finished: Path) -> None:
+    datalist = load_datalist(finished / "round_1" / "datalist.json")
+    assert [item["view"] for item in datalist["source"]] == ["cyclegan", "cyclegan"]
+    assert all("pseudo_hrt2" in item["image"] for item in datalist["source"])
+    assert [item["provenance"]["status"] for item in datalist["target"]] == ["pseudo", "pseudo"]
+    assert [item["provenance"]["round"] for item in datalist["target"]] == [0, 0]
+    assert all("truth" not in str(item.get("label", "")) for item in datalist["source"] + datalist["target"])
+
+
+def test_only_the_oracle_reads_the_truth_of_targets(finished: Path, tiny_dataset: Path) -> None:
+    oracle = load_datalist(finished / "anchors" / "oracle" / "datalist.json")
+    assert oracle["source"] == []
+    assert all(Path(item["label"]).parent == tiny_dataset / "truth" for item in oracle["target"])
+    source_only = load_datalist(finished / "anchors" / "source_only" / "datalist.json")
+    assert all("_ceT1" in item["image"] for item in source_only["source"])
+    assert source_only["target"] == []
+
+
+def test_a_second_run_does_nothing_again(run: Path, tiny_dataset: Path) -> None:
+    before, content = steps(run), sha256_of_tree(run)
+    run_loop(tiny_dataset, run)
+    assert steps(run) == before
+    assert sha256_of_tree(run) == content
+
+
+def test_a_changed_rule_redoes_what_depends_on_it_and_nothing_else(run: Path, tiny_dataset: Path) -> None:
+    before = steps(run)
+    rules = [{"_target_": "crossmoda.self_training.WeightByCertainty", "power": 2.0}]
+    run_loop(tiny_dataset, run, rules=rules)
+    after = steps(run)
+    redone = {name for name in after if after[name] != before.get(name)}
+    assert redone == {
+        "round_1/pseudo_labels",
+        "round_1/segmenter",
+        "round_1/predictions",
+        "round_1/metrics",
+        "./report",
+    }
+
+
+def test_a_changed_device_or_number_of_workers_redoes_nothing(run: Path, tiny_dataset: Path) -> None:
+    before = steps(run)
+    settings = {**SIZES["translator_settings"], "num_workers": 1}
+    run_loop(tiny_dataset, run, translator_settings=settings)
+    assert steps(run) == before
+
+
+def test_a_misspelt_setting_is_named_before_any_training(tiny_dataset: Path, tmp_path: Path) -> None:
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - MONAI wraps the error, its cause is checked
+        run_loop(tiny_dataset, tmp_path / "run", segmenter_settings={"max_epoch": 3})
+    assert "max_epoch: no such key in" in str(find_user_error(caught.value))
+    assert not (tmp_path / "run" / "round_0").exists()
+
+
+def test_a_corrected_label_takes_the_place_of_the_pseudo_label(run: Path, tiny_dataset: Path) -> None:
+    from crossmoda.self_training.review import publish
+
+    studies = run / "review"
+    publish(run, studies)
+    target = load_datalist(tiny_dataset)["target"]
+    image = read_volume(target[0]["image"])
+    corrected = np.zeros(image.array.shape, np.uint8)
+    corrected[3:6, 4:6, 2:4] = 1
+    corrected[8:9, 4:6, 2:4] = 2
+    final = studies / "labels" / "final"
+    final.mkdir(parents=True, exist_ok=True)
+    write_volume(final / f"{target[0]['case']}_hrT2.nii.gz", corrected, image.affine)
+
+    before = steps(run)
+    current = continue_run(run, studies)
+
+    assert current["round"] == 2
+    assert {name: value for name, value in steps(run).items() if name in before and name != "./report"} == {
+        name: value for name, value in before.items() if name != "./report"
+    }
+    items = {item["case"]: item for item in load_datalist(run / "round_2" / "datalist.json")["target"]}
+    reviewed = items[target[0]["case"]]
+    assert reviewed["weight"] == 1.0
+    assert reviewed["provenance"]["status"] == "corrected"
+    assert np.array_equal(read_volume(reviewed["label"]).array, corrected)
+    assert items[target[1]["case"]]["provenance"]["status"] == "pseudo"
+
+
+def test_a_run_is_built_again_from_its_own_description(finished: Path) -> None:
+    loop = load_run(finished)
+    assert loop.max_epochs == 2
+    assert list(loop.work.views) == ["cyclegan"]
+    assert loop.work.segmenter.train["patch_size"] == [32, 32, 8]
+    assert loop.work.rules[0].power == 1.0
+
+
+def test_two_processes_do_not_share_a_run(run: Path) -> None:
+    from crossmoda.self_training.loop import exclusive
+
+    with exclusive(run), pytest.raises(CrossmodaError, match="another process works in this run"):
+        load_run(run).run()
+
+
+@pytest.mark.timeout(300)
+def test_a_run_that_is_killed_goes_on_to_the_same_result(finished: Path, tiny_dataset: Path, tmp_path: Path) -> None:
+    run, overlay = tmp_path / "run", tmp_path / "sizes.yaml"
+    overlay.write_text(yaml.safe_dump({**SIZES, "anchors": False}))
+    files = f"['{TRAIN}','{overlay}']"
+    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", files, "--logging_file", "False"]
+    command += ["--dataset_dir", str(tiny_dataset), "--output_dir", str(run)]
+    for waited_for in ("round_0/.translator_cyclegan.partial-*/translator_cyclegan/checkpoints/training.pt", "round_1/pseudo_labels"):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while process.poll() is None and not list(run.glob(waited_for)):
+            time.sleep(0.05)
+        assert process.poll() is None, f"ended before {waited_for} was there"
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    subprocess.run(command, check=True, capture_output=True)
+
+    for number in (0, 1):
+        ours, theirs = (read_json(path / f"round_{number}" / "metrics.json") for path in (run, finished))
+        assert ours == theirs
+    assert not list(run.rglob("*.partial-*"))
