@@ -230,7 +230,10 @@ def test_a_run_that_is_killed_goes_on_to_the_same_result(finished: Path, tiny_da
     files = f"['{TRAIN}','{overlay}']"
     command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", files, "--logging_file", "False"]
     command += ["--dataset_dir", str(tiny_dataset), "--output_dir", str(run)]
-    for waited_for in ("round_0/.translator_cyclegan.partial-*/translator_cyclegan/checkpoints/training.pt", "round_1/pseudo_labels"):
+    for waited_for in (
+        "round_0/.translator_cyclegan.partial-*/translator_cyclegan/checkpoints/training.pt",
+        "round_1/pseudo_labels",
+    ):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         while process.poll() is None and not list(run.glob(waited_for)):
             time.sleep(0.05)
