@@ -89,7 +89,10 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
         CrossmodaError: the parent folder cannot be made or written to.
     """
     path = Path(path)
-    partial = path.with_name(f".{path.name}{PARTIAL_MARK}{uuid.uuid4().hex[:8]}")
+    for left in path.parent.glob(f".{path.name}{PARTIAL_MARK}[0-9]*-*"):
+        if not _is_alive(int(left.name.split(PARTIAL_MARK)[1].split("-")[0])):
+            shutil.rmtree(left, ignore_errors=True)  # of a process that was killed
+    partial = path.with_name(f".{path.name}{PARTIAL_MARK}{os.getpid()}-{uuid.uuid4().hex[:8]}")
     _make_folder(partial)
     try:
         yield partial
@@ -109,6 +112,24 @@ def replace_directory(new: Path, path: Path) -> None:
     new.replace(path)
     flush_to_disk(path.parent)
     shutil.rmtree(aside, ignore_errors=True)
+
+
+def remove_leavings(folder: Path, below: bool = True) -> None:
+    """Delete the files that a killed process left unfinished in ``folder`` (and below); folders of work stay."""
+    pattern = f"*{PARTIAL_MARK}*"
+    for path in list(folder.rglob(pattern) if below else folder.glob(pattern)):
+        if path.is_file():
+            path.unlink(missing_ok=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # somebody else's, but alive
+    return True
 
 
 def flush_to_disk(path: Path) -> None:

@@ -125,7 +125,7 @@ def ball_metrics() -> object:
     spacing = np.array([0.5, 0.5, 1.5])
     grid = np.stack(np.meshgrid(*[np.arange(n) for n in (448, 448, 80)], indexing="ij"), axis=-1) * spacing
     balls = [np.linalg.norm(grid - np.array([110.0 + shift, 110, 60]), axis=-1) < 10 for shift in (0, 1)]
-    return structure_scores(*balls, spacing)
+    return structure_scores(balls[0], balls[1], spacing)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
     python scripts/kill_demo.py --reference runs/demo --run runs/killed --kills 10
 
-Takes as long as the demo, and what each kill threw away (at most an epoch of a training, or a prediction). Exit status 0
-only if every round's and both anchors' metrics are equal to the reference's.
+Takes as long as the demo, and what each kill threw away (at most an epoch of a training, or a prediction). Exit status
+0 only if every round's and both anchors' metrics are equal to the reference's.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     python scripts/run_on_real_volumes.py --output_dir runs/real
 
-The volumes are looked for in ``../shared/real`` or in the folder that CROSSMODA_REAL_DATA names. vs_gk_99 (ceT1) teaches
-with its label, vs_gk_98 (hrT2) without; the label of vs_gk_98 is read for the evaluation alone.
+The volumes are looked for in ``../shared/real`` or in the folder that CROSSMODA_REAL_DATA names. vs_gk_99 (ceT1)
+teaches with its label, vs_gk_98 (hrT2) without; the label of vs_gk_98 is read for the evaluation alone.
 """
 
 from __future__ import annotations

@@ -169,7 +169,7 @@ class AtomicNibabelWriter(NibabelWriter):
             super().write(str(partial), verbose=verbose, **obj_kwargs)
 
     @classmethod
-    def resample_if_needed(
+    def resample_if_needed(  # type: ignore[override]  # mode, padding_mode, ... pass through
         cls,
         data_array: Any,
         affine: Any = None,

@@ -25,7 +25,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from crossmoda.data.datalist import load_datalist, save_datalist
 from crossmoda.engines.weights import versions
 from crossmoda.errors import CrossmodaError
-from crossmoda.files import read_json, write_json, write_text
+from crossmoda.files import read_json, remove_leavings, write_json, write_text
 from crossmoda.self_training.selection import Rule
 from crossmoda.self_training.steps import StepFolder
 from crossmoda.self_training.work import LABEL_SUFFIX, BundleUse, Work, describe
@@ -97,9 +97,16 @@ class SelfTrainingLoop(Engine):
     def run(self) -> Any:  # type: ignore[override]
         """Do what is not done yet of all rounds."""
         with exclusive(self.work.run):
+            self._tidy()
             self.write_description()
             save_datalist(self.work.dataset_file, dict(self.work.datalist))
             return super().run([None], max_epochs=self.max_epochs, epoch_length=1)
+
+    def _tidy(self) -> None:
+        """Delete half-written files of a killed run, but nothing of the review, where a server may be writing."""
+        remove_leavings(self.work.run, below=False)
+        for folder in (*self.work.run.glob("round_*"), self.work.run / "anchors"):
+            remove_leavings(folder)
 
     def folder(self, number: int) -> StepFolder:
         """Return the folder of a round."""

@@ -40,7 +40,13 @@ LOCK_SECONDS = 60.0
 
 _TAG = re.compile(r"original|final|version_[1-9][0-9]{0,5}")
 _IMAGE_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,199}")
-_EMPTY = {"name": "crossMoDA review", "description": "", "images_dir": ".", "labels_dir": "labels", "objects": {}}
+_EMPTY: dict[str, Any] = {
+    "name": "crossMoDA review",
+    "description": "",
+    "images_dir": ".",
+    "labels_dir": "labels",
+    "objects": {},
+}
 
 Entry = dict[str, Any]
 

@@ -19,7 +19,15 @@ from pathlib import Path
 from typing import Any
 
 from crossmoda.errors import CrossmodaError
-from crossmoda.files import PARTIAL_MARK, hash_of, read_json, replace_directory, sha256_of_tree, write_json
+from crossmoda.files import (
+    PARTIAL_MARK,
+    hash_of,
+    read_json,
+    remove_leavings,
+    replace_directory,
+    sha256_of_tree,
+    write_json,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -119,6 +127,7 @@ class StepFolder:
                 raise CrossmodaError(
                     f"step '{step.name}' ended without making {name}; run again with CROSSMODA_DEBUG=1"
                 )
+            remove_leavings(made)  # of an earlier try that was killed
             final.parent.mkdir(parents=True, exist_ok=True)
             if made.is_dir():
                 replace_directory(made, final)

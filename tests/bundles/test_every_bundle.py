@@ -42,10 +42,8 @@ def test_three_bundles_are_found() -> None:
 
 def test_a_bundle_has_all_its_files(bundle: Path) -> None:
     wanted = ["LICENSE", "docs/README.md"]
-    wanted += [
-        f"configs/{name}"
-        for name in ("train.yaml", "inference.yaml", "evaluate.yaml", "multi_gpu_train.yaml", "metadata.json", "logging.conf")
-    ]
+    configs = ("train.yaml", "inference.yaml", "evaluate.yaml", "multi_gpu_train.yaml", "metadata.json", "logging.conf")
+    wanted += [f"configs/{name}" for name in configs]
     assert [name for name in wanted if not (bundle / name).is_file()] == []
     assert "Apache License" in (bundle / "LICENSE").read_text()
 
