@@ -18,7 +18,7 @@ def main(arguments: list[str] | None = None) -> int:
         arguments.remove("--debug")
         os.environ["CROSSMODA_DEBUG"] = "1"
     try:
-        status = fire.Fire(Commands, command=arguments, name="python -m crossmoda", serialize=lambda value: "")
+        status = fire.Fire(Commands(), command=arguments, name="python -m crossmoda", serialize=lambda value: "")
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         return 130

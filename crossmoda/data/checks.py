@@ -164,19 +164,20 @@ def _unexplained_parts(items: list[Entry], scans: list[Scan], labels: dict[str, 
     return [Problem(measured[0][0].parent, message, ERROR, "source")]
 
 
-def require_usable(path: str | Path, need: Sequence[str] = ("source", "target")) -> None:
+def require_usable(path: str | Path, need: Sequence[str] = ("source", "target"), also: Sequence[str] = ()) -> None:
     """Stop before training where a dataset has errors in the sections needed, with one line.
 
     Args:
         path: a dataset folder or a datalist's JSON.
         need: sections that must hold scans and be free of errors; with ``labels`` among them, one scan at least must
             have a label that is not empty.
+        also: sections that may be empty, but must be free of errors.
 
     Raises:
         CrossmodaError: the first error, with the number of further ones.
     """
     sections = [name for name in need if name != "labels"]
-    report = check_dataset(path, sections)
+    report = check_dataset(path, [*sections, *also])
     errors = [str(problem) for problem in report.errors]
     present = {scan.section for scan in report.scans}
     errors += [f"{path}: {_no_scans(name)}" for name in sections if name not in present]
