@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -246,3 +248,44 @@ def test_a_run_that_is_killed_goes_on_to_the_same_result(finished: Path, tiny_da
         ours, theirs = (read_json(path / f"round_{number}" / "metrics.json") for path in (run, finished))
         assert ours == theirs
     assert not list(run.rglob("*.partial-*"))
+
+
+def test_inference_repeats_the_last_round_s_predictions(finished: Path, tiny_dataset: Path, tmp_path: Path) -> None:
+    configs = Path(TRAIN).parent
+    workflow = ConfigWorkflow(
+        config_file=[str(configs / "inference.yaml"), str(configs / "evaluate.yaml")],
+        workflow_type="inference",
+        logging_file=False,
+        run_dir=str(finished),
+        dataset_dir=str(tiny_dataset),
+        truth_dir=str(tiny_dataset / "truth"),
+        output_dir=str(tmp_path),
+        sections=["validation"],
+    )
+    workflow.initialize()
+    assert workflow.check_properties() == []
+    workflow.run()
+
+    for item in load_datalist(tiny_dataset)["validation"]:
+        name = f"{item['case']}_Label.nii.gz"
+        ours, theirs = (read_volume(folder / name) for folder in (tmp_path, finished / "round_1" / "predictions"))
+        assert np.array_equal(ours.array, theirs.array)
+        assert (tmp_path / f"{item['case']}_uncertainty.nii.gz").is_file()
+    assert read_json(tmp_path / "metrics.json")["structures"]["vs"]["dice"]["n"] >= 2
+
+
+def test_mlflow_tracks_the_rounds(tiny_dataset: Path, run: Path) -> None:
+    workflow = ConfigWorkflow(
+        config_file=TRAIN,
+        workflow_type="train",
+        logging_file=False,
+        tracking="mlflow",
+        dataset_dir=str(tiny_dataset),
+        output_dir=str(run),
+        **SIZES,
+    )
+    workflow.initialize()
+    workflow.run()
+    with closing(sqlite3.connect(run / "mlruns.db")) as store:
+        recorded = {(name, step) for name, step in store.execute("select key, step from metrics")}
+    assert {("vs_dice", 1), ("vs_dice", 2), ("cochlea_dice", 2)} <= recorded
