@@ -10,8 +10,9 @@ SHELL := /bin/bash
 # Bytecode makes a start of MONAI three times as fast, so it is kept even where the environment says otherwise.
 unexport PYTHONDONTWRITEBYTECODE
 unexport PYTHONPATH
-# PyTorch's threads wait asleep: awake, they take the cores from whatever else runs.
-export OMP_WAIT_POLICY ?= PASSIVE
+# PyTorch's threads wait awake for a moment only: for as long as they do by default, they take the cores from whatever else
+# runs; asleep at once (OMP_WAIT_POLICY=PASSIVE), a translator's many small steps take twice as long.
+export GOMP_SPINCOUNT ?= 10000
 
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.10 python3; do if $$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 13))' 2>/dev/null; then echo $$p; break; fi; done)
 VENV := .venv

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-# Before PyTorch is imported: threads that wait asleep, since waiting awake takes the cores from whatever else runs.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Before PyTorch is imported: threads that wait awake for long take the cores from whatever else runs; see the Makefile.
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 import pytest
 

@@ -64,7 +64,8 @@ class SliceSource:
     ) -> None:
         if not items:
             raise CrossmodaError(f"section '{section}' has no images; a translator needs scans of both modalities")
-        transform = Compose([preprocessing, SliceStackd(keys="image")])
+        # Flat, because MONAI caches what precedes the first random transform and takes a nested Compose for one.
+        transform = Compose([preprocessing, SliceStackd(keys="image")]).flatten()
         self.stacks = _prepare(items, transform, memory_gib, cache_dir)
         entries = [self._entries(index, minimum_foreground) for index in range(len(items))]
         self.volumes = np.concatenate([volumes for volumes, _, _ in entries])

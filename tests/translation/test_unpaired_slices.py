@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from monai.transforms import Compose, MapTransform, RandFlipd, RandSpatialCropd
+from monai.transforms import Compose, MapTransform, RandFlipd, RandSpatialCropd, Transform
 from torch.utils.data import DataLoader
 
 from crossmoda.errors import CrossmodaError
@@ -144,3 +144,24 @@ def test_the_error_of_a_bad_volume_reaches_the_user_in_one_line(items: Any) -> N
 
     with pytest.raises(CrossmodaError, match=r"a\.npy: bad"):
         UnpairedSlices(items, Refuse("image"))
+
+
+def test_volumes_are_prepared_once_and_not_for_every_slice() -> None:
+    prepared: list[str] = []
+
+    class Preparation(Transform):
+        def __call__(self, item: dict) -> dict:
+            prepared.append(item["case"])
+            return {**item, "image": torch.ones(1, 5, 4, 3)}
+
+    def items(name: str) -> list[dict]:
+        return [{"case": f"{name}_{number}", "image": ""} for number in range(2)]
+
+    slices = UnpairedSlices(
+        (items("source"), items("target")), Compose([Compose([Preparation()])]), Compose([]), length=20
+    )
+    before = len(prepared)
+    for index in range(20):
+        slices[index]
+    assert sorted(set(prepared)) == ["source_0", "source_1", "target_0", "target_1"]
+    assert len(prepared) == before
