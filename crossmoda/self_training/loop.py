@@ -112,7 +112,7 @@ class SelfTrainingLoop(Engine):
         """Return the folder of a round."""
         return StepFolder(self.work.run / f"round_{number}")
 
-    def _round(self, number: int) -> dict[str, Any]:
+    def _round(self, number: int) -> list[dict[str, Any]]:
         work, folder, first = self.work, self.folder(number), self.folder(0)
         logger.info("round %d of %d", number, self.max_epochs - 1)
         target: list[dict[str, Any]] = []
@@ -128,7 +128,9 @@ class SelfTrainingLoop(Engine):
         work.predict(folder)
         metrics = work.evaluate(folder)
         self._publish(folder, number, metrics)
-        return {"round": number, "metrics": metrics}
+        # ``loss`` is the segmenter's at the end of its training; experiment tracking looks for a value of that name.
+        history = read_json(folder.path / "segmenter" / "history.json")
+        return [{"round": number, "metrics": metrics, "loss": history["series"]["loss"][-1]}]
 
     def _publish(self, folder: StepFolder, number: int, metrics: Mapping[str, Any] | None) -> None:
         """Make this round the run's current one: what is served, and what is reported."""
