@@ -34,9 +34,9 @@ def main(repetitions: int = 3) -> None:
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     print(f"device {device}, {os.cpu_count()} cores, torch {torch.__version__}, median of {repetitions}\n")
-    print(f"{'what':<58}{'precision':<12}{'seconds':>10}")
+    print(f"{'what':<62}{'precision':<12}{'seconds':>10}")
     for what, precision, work in rows(device):
-        print(f"{what:<58}{precision:<12}{median_seconds(work, repetitions, device):>10.3f}", flush=True)
+        print(f"{what:<62}{precision:<12}{median_seconds(work, repetitions, device):>10.3f}", flush=True)
 
 
 def median_seconds(work: Callable[[], object], repetitions: int, device: torch.device) -> float:
