@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 # Before PyTorch is imported: threads that wait awake for long take the cores from whatever else runs; see the Makefile.
@@ -38,3 +39,14 @@ def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder, cases=2, validation=2, seed=11, edition="2022", field_of_view_mm=(90, 64, 40), coarsen=3, processes=1
     )
     return folder
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """One thread for PyTorch: small networks are slowed down by more, most of all beside other work."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

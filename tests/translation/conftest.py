@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -17,12 +17,8 @@ from crossmoda.translation.losses import CycleGANLoss
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Networks this small are slowed down by threads, most of all where other work runs beside the tests."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+def small_networks(one_thread: None) -> None:
+    """Run every test of translation on one thread."""
 
 
 def make_trainer(data: list[Any] | None = None, **options: Any) -> CycleGANTrainer:
