@@ -25,18 +25,9 @@ def run_demo(run: Path, dataset: Path, configs: Sequence[Path]) -> None:
     write_phantom_dataset(dataset, **settings)
     print(command_line(run, dataset, configs), flush=True)
 
-    from monai.bundle import ConfigWorkflow
+    from crossmoda.self_training.bundles import make_workflow, run_workflow
 
-    workflow = ConfigWorkflow(
-        config_file=[str(file) for file in configs],
-        workflow_type="train",
-        logging_file=False,
-        dataset_dir=str(dataset),
-        output_dir=str(run),
-    )
-    workflow.initialize()
-    workflow.run()
-    workflow.finalize()
+    run_workflow(make_workflow(configs, "train", dataset_dir=str(dataset), output_dir=str(run)))
     print(outcome(read_json(run / "comparison.json")))
     print(f"\nreport: {run / 'report.html'}\nnext:   make serve")
 

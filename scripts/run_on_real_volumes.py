@@ -19,7 +19,6 @@ from typing import Any
 
 import fire
 import torch
-from monai.bundle import ConfigWorkflow
 
 from crossmoda.data.datalist import save_datalist
 from crossmoda.data.volumes import read_volume, same_grid
@@ -27,6 +26,7 @@ from crossmoda.errors import CrossmodaError, find_user_error
 from crossmoda.files import read_json
 from crossmoda.labels import VS
 from crossmoda.self_training import current_segmenter, load_run
+from crossmoda.self_training.bundles import make_workflow, run_workflow
 
 CONFIGS = ["bundles/vs_cochlea_self_training/configs/train.yaml", "configs/real_small.yaml"]
 THICK_CET1 = ("tcga_fg_6692_ceT1.nii.gz", "brain1_ceT1.nrrd")  # 5 to 6.5 mm slices, no VS
@@ -44,16 +44,8 @@ def main(output_dir: str = "runs/real") -> None:
         raise CrossmodaError(f"{real}: the real volumes are not there; set CROSSMODA_REAL_DATA to their folder")
     run = Path(output_dir)
     dataset = prepare(real, run.parent / f"{run.name}_data")
-    workflow = ConfigWorkflow(
-        config_file=CONFIGS,
-        workflow_type="train",
-        logging_file=False,
-        dataset_dir=str(dataset / "datalist.json"),
-        truth_dir=str(dataset / "truth"),
-        output_dir=str(run),
-    )
-    workflow.initialize()
-    workflow.run()
+    settings = {"dataset_dir": str(dataset / "datalist.json"), "truth_dir": str(dataset / "truth")}
+    run_workflow(make_workflow(CONFIGS, "train", output_dir=str(run), **settings))
     translate_others(run, real)
     segment_others(run, real)
     report(run)

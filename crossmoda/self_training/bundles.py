@@ -30,6 +30,24 @@ PLACE_KEYS = (
 )
 
 
+def make_workflow(files: Sequence[str | Path], kind: str, **settings: Any) -> ConfigWorkflow:
+    """Return a bundle's ``train`` or ``inference`` workflow, not yet initialised, without touching the logging.
+
+    Args:
+        files: configuration files, merged from left to right.
+        kind: "train" or "inference".
+        settings: overrides of the configuration's keys.
+    """
+    return ConfigWorkflow(config_file=[str(f) for f in files], workflow_type=kind, logging_file=False, **settings)
+
+
+def run_workflow(workflow: ConfigWorkflow) -> None:
+    """Initialise, run and finalise a workflow."""
+    workflow.initialize()
+    workflow.run()
+    workflow.finalize()
+
+
 @dataclass(frozen=True)
 class BundleUse:
     """How the loop uses another bundle: where it lies, and what to set in its configurations.
@@ -87,13 +105,8 @@ class BundleUse:
             kind: "train" or "inference".
             places: settings that say where from and where to, beside the overrides.
         """
-        return ConfigWorkflow(
-            config_file=[str(file) for file in self.files(kind)],
-            workflow_type=kind,
-            logging_file=False,
-            bundle_root=str(Path(self.root).resolve()),
-            **{**self.overrides(kind), **places},
-        )
+        root = str(Path(self.root).resolve())
+        return make_workflow(self.files(kind), kind, bundle_root=root, **{**self.overrides(kind), **places})
 
     def run(self, kind: str, device: Any, **places: Any) -> None:
         """Run a workflow from beginning to end, and free its memory.
@@ -105,10 +118,7 @@ class BundleUse:
             self._run_with_torchrun(Path(places["output_dir"]).parent, places)
             return
         try:
-            workflow = self.workflow(kind, device=device, **places)
-            workflow.initialize()
-            workflow.run()
-            workflow.finalize()
+            run_workflow(self.workflow(kind, device=device, **places))
         except Exception as error:
             user_error = find_user_error(error)
             if user_error is not None:

@@ -23,6 +23,7 @@ from crossmoda.data.volumes import read_volume, same_grid, write_volume
 from crossmoda.errors import CrossmodaError, find_user_error
 from crossmoda.files import read_json, sha256_of_tree
 from crossmoda.self_training import continue_run, load_run
+from crossmoda.self_training.bundles import make_workflow, run_workflow
 
 TRAIN = "bundles/vs_cochlea_self_training/configs/train.yaml"
 SIZES: dict[str, Any] = {
@@ -57,16 +58,7 @@ def in_the_repository(repository: Path):
 
 def run_loop(dataset: Path, run: Path, **changes: Any) -> None:
     settings = {**SIZES, **changes}
-    workflow = ConfigWorkflow(
-        config_file=TRAIN,
-        workflow_type="train",
-        logging_file=False,
-        dataset_dir=str(dataset),
-        output_dir=str(run),
-        **settings,
-    )
-    workflow.initialize()
-    workflow.run()
+    run_workflow(make_workflow([TRAIN], "train", dataset_dir=str(dataset), output_dir=str(run), **settings))
 
 
 def steps(run: Path) -> dict[str, str]:
