@@ -5,7 +5,12 @@ import torch
 from monai.losses import DeepSupervisionLoss, DiceCELoss
 from monai.networks.nets import DynUNet
 
-from crossmoda.segmentation.losses import WeightedCaseLoss, WeightedTarget, prepare_weighted_batch
+from crossmoda.segmentation.losses import (
+    DiceAndWeightedCrossEntropy,
+    WeightedCaseLoss,
+    WeightedTarget,
+    prepare_weighted_batch,
+)
 
 
 def dice_ce():
@@ -72,3 +77,33 @@ def test_weights_come_from_the_batch():
     batch = {"image": torch.rand(2, 1, 3, 4, 5), "label": torch.zeros(2, 1, 3, 4, 5)}
     batch["weight"] = torch.tensor([0.25, 1.0])
     assert prepare_weighted_batch(batch, "cpu")[1].weight.tolist() == [0.25, 1.0]
+
+
+def logits_of(probabilities):
+    """Voxels' class probabilities as logits (1, C, 1, 1, voxels)."""
+    return torch.tensor(probabilities).log().T[None, :, None, None]
+
+
+def test_without_knowledge_dice_and_cross_entropy_cost_what_the_formulas_say():
+    # Three classes at 1/3 each, one voxel of background and one of class 2. Dice of the absent class 1 is 0, that of
+    # class 2 is 2 * 1/3 / (2/3 + 1) = 0.4; every voxel's entropy is log 3, however the classes weigh.
+    label = torch.tensor([0, 2]).reshape(1, 1, 1, 1, 2)
+    for weights in ([1.0, 1.0, 1.0], [1.0, 5.0, 15.0]):
+        loss = DiceAndWeightedCrossEntropy(weights, cross_entropy_weight=0.5)(torch.zeros(1, 3, 1, 1, 2), label)
+        assert loss.item() == pytest.approx((1 + 0.6) / 2 + 0.5 * math.log(3), abs=1e-4)
+
+
+def test_rare_classes_weigh_more_in_the_cross_entropy():
+    # (1 * log 2 + 9 * log 4) / (1 + 9) = 1.9 log 2; Dice of class 2: 2 * 1/4 / (1/4 + 1/4 + 1) = 1/3, of class 1: 0.
+    logits = logits_of([[0.5, 0.25, 0.25], [0.5, 0.25, 0.25]])
+    label = torch.tensor([0, 2]).reshape(1, 1, 1, 1, 2)
+    loss = DiceAndWeightedCrossEntropy([1.0, 3.0, 9.0])(logits, label)
+    assert loss.item() == pytest.approx((1 + 2 / 3) / 2 + 1.9 * math.log(2), abs=1e-4)
+
+
+def test_a_tumour_found_where_there_is_none_is_charged():
+    # The Dice loss is flat where a structure is absent, so what pulls a false tumour back is the cross-entropy.
+    label = torch.zeros(1, 1, 1, 1, 2, dtype=torch.long)
+    logits = logits_of([[0.1, 0.8, 0.1], [0.8, 0.1, 0.1]]).requires_grad_()
+    DiceAndWeightedCrossEntropy([1.0, 3.0, 9.0])(logits, label).backward()
+    assert logits.grad[0, 1, 0, 0, 0].item() == pytest.approx(0.8 / 2, abs=1e-3)
