@@ -6,6 +6,7 @@ from crossmoda.self_training.reporting import Report
 from crossmoda.self_training.selection import (
     KeepLargestComponent,
     RejectMostUncertain,
+    RequireNear,
     RequireStructures,
     WeightByCertainty,
 )
@@ -17,6 +18,7 @@ __all__ = [
     "KeepLargestComponent",
     "RejectMostUncertain",
     "Report",
+    "RequireNear",
     "RequireStructures",
     "SelfTrainingLoop",
     "WeightByCertainty",

@@ -230,7 +230,9 @@ class Work:
                     write_volume(output / f"{case}{LABEL_SUFFIX}", volume.array, volume.affine, dtype=np.uint8)
                 continue
             volume = read_volume(inputs["predictions"] / f"{case}{LABEL_SUFFIX}")
-            candidate = Candidate(case, volume.array.astype(np.uint8), tuple(self.structures), float(scores[case]))
+            x, y, z = (float(size) for size in volume.spacing_mm)
+            label = volume.array.astype(np.uint8)
+            candidate = Candidate(case, label, tuple(self.structures), float(scores[case]), (x, y, z))
             candidate = apply_rules(candidate, rules)
             write_volume(output / f"{case}{LABEL_SUFFIX}", candidate.label, volume.affine, dtype=np.uint8)
             fates[case] = {

@@ -8,6 +8,7 @@ from crossmoda.self_training.selection import (
     Candidate,
     KeepLargestComponent,
     RejectMostUncertain,
+    RequireNear,
     RequireStructures,
     WeightByCertainty,
     apply_rules,
@@ -46,6 +47,26 @@ def test_a_label_without_cochlea_is_left_out_with_the_reason() -> None:
     after = RequireStructures(("vs", "cochlea"))(Candidate("c", label, ("vs", "cochlea"), 0.1))
     assert after.weight == 0
     assert after.reasons == ("no cochlea found",)
+
+
+def test_a_tumour_far_from_both_cochleae_is_left_out_and_millimetres_count() -> None:
+    label = np.zeros((9, 7, 5), np.uint8)
+    label[0, 0, 0], label[0, 3, 2] = 2, 1  # 3 voxels and 2 voxels away: sqrt(3^2 + (2 * 4)^2) mm = 8.5 mm
+    case = Candidate("c", label, ("vs", "cochlea"), 0.1, spacing_mm=(1.0, 1.0, 4.0))
+    assert RequireNear(distance_mm=8.6)(case).weight == 1
+    rejected = RequireNear(distance_mm=8.5)(case)
+    assert rejected.weight == 0
+    assert rejected.reasons == ("vs 9 mm from the nearest cochlea",)
+
+
+def test_nearness_to_a_structure_that_was_not_found_is_not_judged() -> None:
+    label = np.where(candidate().label == 1, 1, 0).astype(np.uint8)
+    assert RequireNear()(Candidate("c", label, ("vs", "cochlea"), 0.1)).weight == 1
+
+
+def test_a_distance_of_zero_is_refused() -> None:
+    with pytest.raises(CrossmodaError, match="distance_mm is 0"):
+        RequireNear(distance_mm=0)
 
 
 def test_the_most_uncertain_share_is_left_out() -> None:
