@@ -120,11 +120,14 @@ class RequireNear(Rule):
             raise CrossmodaError(f"RequireNear: distance_mm is {self.distance_mm}, but must be above 0")
 
     def __call__(self, candidate: Candidate) -> Candidate:
-        """Return the candidate, rejected if the two are far apart; where one is empty, nothing can be said."""
-        structure, other = candidate.mask(self.structure), candidate.mask(self.other)
-        if not structure.any() or not other.any():
+        """Return the candidate, rejected if the two are far apart; where one is not found or not sought, it stays."""
+        try:
+            masks = [candidate.mask(name) for name in (self.structure, self.other)]
+        except CrossmodaError:  # a model of the tumour alone has no cochlea to measure from
             return candidate
-        places = [np.argwhere(mask) * np.asarray(candidate.spacing_mm) for mask in (structure, other)]
+        if not all(mask.any() for mask in masks):
+            return candidate
+        places = [np.argwhere(mask) * np.asarray(candidate.spacing_mm) for mask in masks]
         nearest = float(cKDTree(places[1]).query(places[0])[0].min())
         if nearest <= self.distance_mm:
             return candidate

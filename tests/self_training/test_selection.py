@@ -62,6 +62,15 @@ def test_a_tumour_far_from_both_cochleae_is_left_out_and_millimetres_count() -> 
 def test_nearness_to_a_structure_that_was_not_found_is_not_judged() -> None:
     label = np.where(candidate().label == 1, 1, 0).astype(np.uint8)
     assert RequireNear()(Candidate("c", label, ("vs", "cochlea"), 0.1)).weight == 1
+    assert RequireNear()(Candidate("c", label, ("vs",), 0.1)).weight == 1
+
+
+def test_nearness_of_a_tumour_in_parts() -> None:
+    label = np.zeros((20, 3, 3), np.uint8)
+    label[0, 0, 0], label[12, 0, 0], label[15, 0, 0] = 3, 2, 1
+    names = ("extra", "intra", "cochlea")
+    assert RequireNear(distance_mm=12)(Candidate("c", label, names, 0.1)).weight == 1
+    assert RequireNear(distance_mm=11)(Candidate("c", label, names, 0.1)).weight == 0
 
 
 def test_a_distance_of_zero_is_refused() -> None:
