@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from monai.transforms import KeepLargestConnectedComponent as MonaiKeepLargest
-from scipy.spatial import cKDTree
 
 from crossmoda.errors import CrossmodaError
 from crossmoda.labels import mask_of, model_labels
+from crossmoda.segmentation.anatomy import nearest_mm
 
 
 @dataclass(frozen=True)
@@ -127,8 +127,7 @@ class RequireNear(Rule):
             return candidate
         if not all(mask.any() for mask in masks):
             return candidate
-        places = [np.argwhere(mask) * np.asarray(candidate.spacing_mm) for mask in masks]
-        nearest = float(cKDTree(places[1]).query(places[0])[0].min())
+        nearest = nearest_mm(masks[0], masks[1], candidate.spacing_mm)
         if nearest <= self.distance_mm:
             return candidate
         return candidate.rejected(f"{self.structure} {nearest:.0f} mm from the nearest {self.other}")

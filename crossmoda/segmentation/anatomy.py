@@ -1,0 +1,93 @@
+"""What is known of where a tumour can lie, for choosing among predicted ones."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data.utils import affine_to_spacing
+from monai.transforms import MapTransform
+from monai.utils import TransformBackends
+from scipy import ndimage
+from scipy.spatial import cKDTree
+
+from crossmoda.errors import CrossmodaError
+from crossmoda.labels import COCHLEA, VS, mask_of, model_labels
+
+
+def nearest_mm(a: np.ndarray, b: np.ndarray, spacing_mm: Sequence[float]) -> float:
+    """Return the distance in mm between the nearest voxel centres of two masks (X, Y, Z), infinity if one is empty."""
+    if not a.any() or not b.any():
+        return float("inf")
+    places = [np.argwhere(mask) * np.asarray(spacing_mm) for mask in (a, b)]
+    return float(cKDTree(places[1]).query(places[0])[0].min())
+
+
+class KeepOneTumourd(MapTransform):
+    """Keep one connected component (26 neighbours) of the VS: the largest of those that lie near a cochlea.
+
+    A patient has one VS here, which grows from the canal beside the cochlea. The largest component alone is at times a
+    cistern or a vessel far from it. Where no component is near, or no cochlea was sought or found, the largest of all
+    stays, for a person to see. The parts of a tumour, where a model tells them apart, count together.
+
+    Args:
+        keys: of label maps (1, X, Y, Z), numbered as ``crossmoda.labels.model_labels(structures)``; spacing is read
+            from their affine (voxels of 1 mm where they have none). Changed in copies.
+        structures: names in the order of the network's output channels.
+        distance_mm: what is near, between the nearest voxel centres.
+        allow_missing_keys: skip keys that an item lacks.
+
+    Raises:
+        CrossmodaError: the distance is not above 0.
+    """
+
+    backend = [TransformBackends.NUMPY]  # noqa: RUF012 - as MONAI declares it
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        structures: Sequence[str],
+        distance_mm: float = 10.0,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        if distance_mm <= 0:
+            raise CrossmodaError(f"KeepOneTumourd: distance_mm is {distance_mm}, but must be above 0")
+        self.labels = model_labels(structures)
+        self.distance_mm = distance_mm
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return a copy of the item whose label maps hold one tumour."""
+        item = dict(data)
+        for key in self.key_iterator(item):
+            item[key] = self._one_tumour(item[key])
+        return item
+
+    def _one_tumour(self, label_map: torch.Tensor) -> torch.Tensor:
+        array = np.asarray(label_map.detach().cpu())[0]
+        tumour = mask_of(VS, array, self.labels)
+        components, count = ndimage.label(tumour, np.ones((3, 3, 3)))
+        if count < 2:
+            return label_map
+        kept = self._choose(components, array, spacing_of(label_map))
+        dropped = torch.as_tensor(tumour & (components != kept), device=label_map.device)[None]
+        return torch.where(dropped, torch.zeros_like(label_map), label_map)
+
+    def _choose(self, components: np.ndarray, array: np.ndarray, spacing_mm: Sequence[float]) -> int:
+        """Return the number of the component to keep."""
+        descending = np.argsort(-np.bincount(components.ravel())[1:], kind="stable") + 1
+        if COCHLEA in self.labels:
+            cochlea = mask_of(COCHLEA, array, self.labels)
+            for number in descending:
+                if nearest_mm(components == number, cochlea, spacing_mm) <= self.distance_mm:
+                    return int(number)
+        return int(descending[0])
+
+
+def spacing_of(image: torch.Tensor) -> tuple[float, ...]:
+    """Return the voxel spacing in mm of a (C, X, Y, Z) image, 1 mm where it carries no affine."""
+    affine = getattr(image, "affine", None)
+    return (1.0, 1.0, 1.0) if affine is None else tuple(float(size) for size in affine_to_spacing(affine, r=3))
