@@ -178,14 +178,21 @@ def _trainable(item: Item) -> Item:
     return kept | ({"labels": item["labels"]} if "labels" in item else {})
 
 
-def unpaired_items(path: str | Path) -> tuple[list[Item], list[Item]]:
+def unpaired_items(path: str | Path, source_labels: bool = False) -> tuple[list[Item], list[Item]]:
     """Return the source and the target items that a translator learns from, with ``case, site, view, image`` each.
+
+    Args:
+        path: a dataset folder or a datalist JSON.
+        source_labels: source items keep their ``label`` (and ``labels``), where they have one; target items never do.
 
     Raises:
         CrossmodaError: one of the two sections is empty.
     """
     datalist = load_datalist(path)
     source, target = ([_plain_item(item) for item in datalist[name]] for name in ("source", "target"))
+    if source_labels:
+        for plain, item in zip(source, datalist["source"], strict=True):
+            plain.update({key: item[key] for key in ("label", "labels") if item.get(key)})
     for name, items in (("source (ceT1)", source), ("target (hrT2)", target)):
         if not items:
             raise CrossmodaError(f"{path}: no {name} scans; translation is learnt from scans of both kinds")

@@ -13,27 +13,34 @@ from scipy import ndimage
 
 from crossmoda.labels import model_labels, numbers_of
 
+LARGEST_FACTOR = 10.0
+
 
 class RandStructureIntensityd(RandomizableTransform, MapTransform):
-    """Make a labelled structure darker or brighter at random, with a soft edge, and leave the rest as it is.
+    """Give a labelled structure a new brightness at random, with a soft edge, and leave the rest as it is.
 
     Tumours and cochleae vary more in signal than translated images show, and segmenters that have seen such variation
     cross the domain gap better (Choi 2021: training copies with the tumour's signal halved raised VS Dice from .72 to
-    .84). A voxel's signal above the image's minimum is multiplied by ``1 + (factor - 1) * share``; the share grows
-    linearly with the distance to the structure's outside and is 1 from ``edge_voxels`` on. Random; not invertible.
+    .84; Salle 2022 doubles to quadruples the cochlea's). The brightness is drawn as a level of the image itself: 0 is
+    its 5th percentile (bone and air), 1 its 99th (on hrT2 the fluid). A factor would not do, because how dark a
+    translator has left a cochlea differs from one to the next, and on a real scan that is bright already the same
+    factor would be absurd. The signal above the image's minimum is multiplied so that the structure's median comes to
+    that level, at most by ``LARGEST_FACTOR`` up or down, which keeps its pattern; the change grows linearly with the
+    distance to the structure's outside and is whole from ``edge_voxels`` on. Random; not invertible.
 
     Args:
         keys: of the images (C, X, Y, Z), changed in copies.
         label_key: of the label map (1, X, Y, Z), whose values are ``crossmoda.labels.model_labels(structures)``.
         structures: names in the order of the network's output channels.
-        factors: structure name -> smallest and largest factor, both positive; drawn uniformly in the logarithm, so that
-            halving is as likely as doubling. ``vs`` may be named where ``structures`` holds its parts.
+        levels: structure name -> lowest and highest level, drawn uniformly. ``vs`` may be named where ``structures``
+            holds its parts.
         prob: probability for each structure, independently of the others.
         edge_voxels: width of the soft edge inside the structure, at least 0 (0 is a hard edge).
         allow_missing_keys: skip keys that an item lacks.
 
     Raises:
-        ValueError: a range is not positive and ascending, or the edge is negative.
+        CrossmodaError: a structure is named that the network does not seek.
+        ValueError: a range is not ascending within 0..1, or the edge is negative.
     """
 
     backend = [TransformBackends.NUMPY]  # noqa: RUF012 - as MONAI declares it
@@ -43,31 +50,31 @@ class RandStructureIntensityd(RandomizableTransform, MapTransform):
         keys: KeysCollection,
         label_key: str,
         structures: Sequence[str],
-        factors: Mapping[str, Sequence[float]],
+        levels: Mapping[str, Sequence[float]],
         prob: float = 0.3,
         edge_voxels: float = 1.5,
         allow_missing_keys: bool = False,
     ) -> None:
         MapTransform.__init__(self, keys, allow_missing_keys)
         RandomizableTransform.__init__(self, prob)
-        for name, (low, high) in factors.items():
-            if not 0 < low <= high:
-                raise ValueError(f"factors of {name} must be positive and ascending, got {[low, high]}")
+        for name, (low, high) in levels.items():
+            if not 0 <= low <= high <= 1:
+                raise ValueError(f"levels of {name} must ascend within 0 and 1, got {[low, high]}")
         if edge_voxels < 0:
             raise ValueError(f"edge_voxels must not be negative, got {edge_voxels}")
         self.label_key = label_key
         self.edge_voxels = edge_voxels
-        self.ranges = {numbers_of(name, model_labels(structures)): tuple(limits) for name, limits in factors.items()}
+        self.ranges = {numbers_of(name, model_labels(structures)): tuple(limits) for name, limits in levels.items()}
         self._drawn: dict[tuple[int, ...], float] = {}
 
     def randomize(self, data: None = None) -> None:
-        """Draw which structures change and by which factors; the same number of draws whatever the image shows."""
+        """Draw which structures change and to which levels; the same number of draws whatever the image shows."""
         self._drawn = {}
         for numbers, (low, high) in self.ranges.items():
             chosen = self.R.random() < self.prob
-            factor = float(np.exp(self.R.uniform(np.log(low), np.log(high))))
+            level = float(self.R.uniform(low, high))
             if chosen:
-                self._drawn[numbers] = factor
+                self._drawn[numbers] = level
         self._do_transform = bool(self._drawn)
 
     def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
@@ -77,10 +84,12 @@ class RandStructureIntensityd(RandomizableTransform, MapTransform):
         if not self._do_transform:
             return item
         label = np.asarray(item[self.label_key])[0]
-        for numbers, factor in self._drawn.items():
-            share = _share_inside(np.isin(label, numbers), self.edge_voxels)
-            for key in self.key_iterator(item):
-                item[key] = _scale_above_minimum(item[key], share, factor)
+        for numbers, level in self._drawn.items():
+            mask = np.isin(label, numbers)
+            if mask.any():
+                share = _share_inside(mask, self.edge_voxels)
+                for key in self.key_iterator(item):
+                    item[key] = _bring_to_level(item[key], mask, share, level)
         return item
 
 
@@ -101,7 +110,17 @@ def _share_inside(mask: np.ndarray, edge_voxels: float) -> np.ndarray:
     return share
 
 
-def _scale_above_minimum(image: torch.Tensor, share: np.ndarray, factor: float) -> torch.Tensor:
-    change = torch.as_tensor(share, dtype=image.dtype, device=image.device)
-    low = image.min()
-    return image + (image - low) * (change * (factor - 1))
+def _bring_to_level(image: torch.Tensor, mask: np.ndarray, share: np.ndarray, level: float) -> torch.Tensor:
+    """Return the image with each channel's median within the mask (X, Y, Z) brought to a level of that channel."""
+    factors = [_factor(channel, mask, level) for channel in np.asarray(image.detach().cpu())]
+    change = np.stack([share * (factor - 1) for factor in factors])
+    low = image.amin(dim=(1, 2, 3), keepdim=True)
+    return image + (image - low) * torch.as_tensor(change, dtype=image.dtype, device=image.device)
+
+
+def _factor(channel: np.ndarray, mask: np.ndarray, level: float) -> float:
+    """Return what multiplies the signal above the minimum, so that the median within the mask comes to the level."""
+    dark, bright = np.percentile(channel, [5, 99])
+    low = channel.min()
+    wanted = dark + level * (bright - dark) - low
+    return float(np.clip(wanted / max(np.median(channel[mask]) - low, 1e-6), 1 / LARGEST_FACTOR, LARGEST_FACTOR))

@@ -63,10 +63,12 @@ class Work:
         return [{"labels": self.datalist["labels"], **item} for item in self.datalist.get(section, [])]
 
     def train_translator(self, folder: StepFolder, view: str) -> None:
-        """Train a view's translator on all source and target images; no label takes part."""
+        """Train a view's translator on all source and target images; labels only tell which slices to focus on."""
         output = f"translator_{view}"
         images = [*self.items("source"), *self.items("target")]
         config = {"train": self.views[view].config("train"), "data": content_hash(images, keys=("image",))}
+        if config["train"].get("focus"):
+            config["labels"] = content_hash(self.items("source"), keys=("label",))
 
         def work(place: Path) -> None:
             self._train(self.views[view], place, output, self.dataset_file, config, {"view": view, "round": 0})

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from monai.config import KeysCollection
 from monai.data import CacheDataset, Dataset, PersistentDataset
 from monai.data.utils import pickle_hashing
 from monai.transforms import Compose, MapTransform, Randomizable
@@ -25,12 +26,26 @@ class SliceStackd(MapTransform):
     """Turn a volume (1, X, Y, Z) into a float16 stack of slices (Z, X, Y); of the other keys keep ``case`` alone.
 
     float16 resolves [-1, 1] in steps of 0.0005, half the memory of float32; a slice is then contiguous in memory.
+
+    Args:
+        keys: of the volumes.
+        structures: how many structures a ``label`` (1, X, Y, Z), where there is one, tells apart: 1, 2, ...
     """
 
+    def __init__(self, keys: KeysCollection, structures: int = 0) -> None:
+        super().__init__(keys)
+        self.structures = structures
+
     def __call__(self, data: Mapping[Hashable, Any]) -> Item:
-        """Return ``{key: stack, "case": name}`` without metadata."""
+        """Return ``{key: stack, "case": name, "shows": (structures, Z) bool}`` without metadata."""
         stacks = {key: self._stack(data[key]) for key in self.key_iterator(data)}
-        return {**stacks, "case": data["case"]}
+        slices = next(iter(stacks.values())).shape[0]
+        shows = torch.zeros(self.structures, slices, dtype=torch.bool)
+        if "label" in data:
+            label = convert_to_tensor(data["label"], track_meta=False)[0].flatten(0, 1)
+            for index in range(self.structures):
+                shows[index] = (label == index + 1).any(dim=0)
+        return {**stacks, "case": data["case"], "shows": shows}
 
     @staticmethod
     def _stack(volume: torch.Tensor) -> torch.Tensor:
@@ -48,6 +63,7 @@ class SliceSource:
         minimum_foreground: least share of a slice's pixels above air, 0..1; other slices are skipped.
         memory_gib: the stacks are kept in memory if they need no more than this, otherwise in ``cache_dir``.
         cache_dir: folder for the stacks that do not fit into memory.
+        structures: how many structures the items' labels, where they have any, tell apart.
 
     Raises:
         CrossmodaError: there is no volume or no slice, or a volume cannot be used.
@@ -61,27 +77,30 @@ class SliceSource:
         minimum_foreground: float,
         memory_gib: float,
         cache_dir: str | Path | None,
+        structures: int = 0,
     ) -> None:
         if not items:
             raise CrossmodaError(f"section '{section}' has no images; a translator needs scans of both modalities")
         # Flat, because MONAI caches what precedes the first random transform and takes a nested Compose for one.
-        transform = Compose([preprocessing, SliceStackd(keys="image")]).flatten()
+        transform = Compose([preprocessing, SliceStackd(keys="image", structures=structures)]).flatten()
         self.stacks = _prepare(items, transform, memory_gib, cache_dir)
         entries = [self._entries(index, minimum_foreground) for index in range(len(items))]
-        self.volumes = np.concatenate([volumes for volumes, _, _ in entries])
-        self.positions = np.concatenate([positions for _, positions, _ in entries])
-        self.heights = np.concatenate([heights for _, _, heights in entries])
+        self.volumes, self.positions, self.heights, self.shows = (
+            np.concatenate(parts, axis=-1) for parts in zip(*entries, strict=True)
+        )
         if len(self.volumes) == 0:
             raise CrossmodaError(
                 f"section '{section}': no slice has {minimum_foreground:.0%} of its pixels above air; "
                 "check the images or lower minimum_foreground"
             )
 
-    def _entries(self, index: int, minimum_foreground: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        stack = _read(self.stacks, index)["image"]
+    def _entries(self, index: int, minimum_foreground: float) -> tuple[np.ndarray, ...]:
+        item = _read(self.stacks, index)
+        stack = item["image"]
         share = (stack > _FOREGROUND).float().mean(dim=(1, 2)).numpy()
         positions = np.flatnonzero(share >= minimum_foreground)
-        return np.full(len(positions), index), positions, (positions + 0.5) / len(stack)
+        shows = item["shows"].numpy()[:, positions]
+        return np.full(len(positions), index), positions, (positions + 0.5) / len(stack), shows
 
     def __len__(self) -> int:
         """Return the number of usable slices."""
@@ -105,11 +124,18 @@ class UnpairedSlices(Dataset, Randomizable):
     when ``set_random_state`` is called, one seed per pair, so that the pairs do not depend on the number of worker
     processes.
 
+    A structure as small as the cochlea shows on one slice in ten, and fills a thousandth of it: neither discriminator
+    nor generator learns of it soon. ``focus`` draws a share of the source slices from those where the source's label
+    shows a structure (as nnU-Net draws a third of its patches from the foreground). The target has no labels; a narrow
+    ``position_jitter`` brings slices of the same height.
+
     An item is ``{"source": (1, X, Y), "target": (1, X, Y), "cases": {"source": {"case"}, "target": {"case"}}}``.
 
     Args:
-        data: the source items and the target items, each ``{"case", "image"}``.
-        preprocessing: brings ``image`` of either kind to (1, X, Y, Z) in [-1, 1]; deterministic.
+        data: the source items and the target items, each ``{"case", "image"}``; with ``focus``, source items also
+            have a ``label``.
+        preprocessing: brings ``image`` of either kind to (1, X, Y, Z) in [-1, 1], and a ``label`` onto the same grid
+            with ``i + 1`` where the i-th structure of ``focus`` lies; deterministic.
         augmentation: random MONAI transforms of the keys ``source`` and ``target``, as a ``Compose``.
         length: pairs in one pass; by default as many as the modality with more slices has.
         position_jitter: largest difference of relative height (0 lowest slice, 1 highest) between the two slices of a
@@ -118,9 +144,12 @@ class UnpairedSlices(Dataset, Randomizable):
         minimum_foreground: least share of a slice's pixels above air, 0..1.
         memory_gib: memory for the prepared volumes, half for each modality.
         cache_dir: folder for prepared volumes that do not fit.
+        focus: structure -> share (0..1) of a pass's source slices drawn from those that show it; the rest are drawn
+            from all.
 
     Raises:
-        CrossmodaError: a modality is empty, or a volume cannot be used.
+        CrossmodaError: a modality is empty, a volume cannot be used, the shares are impossible, or no slice shows a
+            structure in focus.
     """
 
     def __init__(
@@ -133,10 +162,17 @@ class UnpairedSlices(Dataset, Randomizable):
         minimum_foreground: float = 0.05,
         memory_gib: float = 4.0,
         cache_dir: str | Path | None = None,
+        focus: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__(data=[*data[0], *data[1]])
+        self.focus = dict(focus or {})
+        if any(share < 0 for share in self.focus.values()) or sum(self.focus.values()) > 1:
+            raise CrossmodaError(f"focus {self.focus}: shares must be 0 or more and add up to 1 at most")
         options = (minimum_foreground, memory_gib / 2, cache_dir)
-        self.source = SliceSource(data[0], preprocessing, SOURCE, *options)
+        self.source = SliceSource(data[0], preprocessing, SOURCE, *options, structures=len(self.focus))
+        for structure, shown in zip(self.focus, self.source.shows, strict=True):
+            if not shown.any():
+                raise CrossmodaError(f"focus: no source slice shows {structure}; label it, or leave it out of focus")
         self.target = SliceSource(data[1], preprocessing, TARGET, *options)
         self.augmentation = augmentation
         self.position_jitter = position_jitter
@@ -155,9 +191,17 @@ class UnpairedSlices(Dataset, Randomizable):
 
     def randomize(self, data: Any = None) -> None:
         """Draw the order of the source slices and one seed per pair."""
-        passes = -(-self.length // len(self.source))
-        self.order = np.concatenate([self.R.permutation(len(self.source)) for _ in range(passes)])[: self.length]
+        counts = [round(share * self.length) for share in self.focus.values()]
+        self.order = self._in_turns(np.arange(len(self.source)), self.length - sum(counts))
+        if self.focus:
+            focused = [self._in_turns(np.flatnonzero(s), n) for s, n in zip(self.source.shows, counts, strict=True)]
+            self.order = self.R.permutation(np.concatenate([self.order, *focused]))
         self.seeds = self.R.randint(2**31 - 1, size=self.length)
+
+    def _in_turns(self, entries: np.ndarray, count: int) -> np.ndarray:
+        """Return ``count`` entries in random order, each once before any comes again."""
+        passes = max(-(-count // len(entries)), 1)
+        return np.concatenate([self.R.permutation(entries) for _ in range(passes)])[: max(count, 0)]
 
     def __getitem__(self, index: int) -> Item:  # type: ignore[override]
         """Return one augmented pair."""
@@ -181,14 +225,18 @@ def _prepare(
     items: Sequence[Item], transform: Compose, memory_gib: float, cache_dir: str | Path | None
 ) -> Sequence[Item] | Dataset:
     """Return the prepared stacks, in memory if the first one's size times their number fits, otherwise on disk."""
-    kept = [{"case": item["case"], "image": item["image"]} for item in items]
+    kept = [{key: item[key] for key in ("case", "image", "label", "labels") if key in item} for item in items]
     first = _read(Dataset(kept[:1], transform), 0)["image"]
     if first.numel() * first.element_size() * len(kept) <= memory_gib * 2**30:
         return _cached(kept, transform)
     if cache_dir is None:
         raise CrossmodaError(f"{len(kept)} volumes need over {memory_gib:g} GiB of memory; name a cache_dir for them")
-    stamped = [{**item, "stamp": Path(item["image"]).stat().st_mtime_ns} for item in kept]
+    stamped = [{**item, "stamp": [_modified(item[key]) for key in ("image", "label") if key in item]} for item in kept]
     return PersistentDataset(stamped, transform, cache_dir, hash_transform=pickle_hashing)
+
+
+def _modified(path: str | Path) -> int:
+    return Path(path).stat().st_mtime_ns
 
 
 def _cached(items: Sequence[Item], transform: Compose) -> Dataset:

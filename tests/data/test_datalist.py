@@ -105,6 +105,12 @@ def test_a_translator_gets_both_sections_without_labels(dataset_2022: Path) -> N
     assert not any("label" in item for item in [*source, *target])
 
 
+def test_a_translator_that_focuses_gets_the_labels_of_the_source_alone(dataset_2022: Path) -> None:
+    source, target = unpaired_items(dataset_2022, source_labels=True)
+    assert [Path(item["label"]).name for item in source] == [f"{item['case']}_Label.nii.gz" for item in source]
+    assert not any("label" in item for item in target)
+
+
 def test_images_to_predict_on_come_from_the_sections_asked_for(dataset_2022: Path) -> None:
     assert [item["case"][-3:] for item in image_items(dataset_2022)] == ["106", "105", "211"]
     assert len(image_items(dataset_2022, ["validation"])) == 1

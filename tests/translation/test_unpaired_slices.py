@@ -165,3 +165,59 @@ def test_volumes_are_prepared_once_and_not_for_every_slice() -> None:
         slices[index]
     assert sorted(set(prepared)) == ["source_0", "source_1", "target_0", "target_1"]
     assert len(prepared) == before
+
+
+class LoadLabelledd(LoadArrayd):
+    """A label beside the image, saved in the same way."""
+
+    def __call__(self, data: Any) -> dict[str, Any]:
+        label = {"label": torch.as_tensor(np.load(data["label"]))[None]} if "label" in data else {}
+        return super().__call__(data) | label
+
+
+@pytest.fixture
+def labelled(items: Any, tmp_path: Path) -> Any:
+    """Case a shows structure 1 on slice 2 and structure 2 on slices 4 and 5; case b has no label."""
+    (a, b), target = items
+    label = saved(tmp_path, "a_label", np.array([0, 0, 1, 0, 2, 2]))["image"]
+    return [a | {"label": label}, b], target
+
+
+def test_focus_draws_its_share_from_the_slices_that_show_the_structure(labelled: Any) -> None:
+    dataset = UnpairedSlices(labelled, LoadLabelledd("image"), length=1000, focus={"vs": 0.5, "cochlea": 0.2})
+    drawn = [facts(pair)[:3:2] for pair in dataset]
+    # 300 of 1000 come from all 10 slices, 30 each, and 500 and 200 from those in focus.
+    assert drawn.count(("a", 2 / 8)) == 500 + 30
+    assert drawn.count(("a", 4 / 8)) == drawn.count(("a", 5 / 8)) == 100 + 30
+    assert drawn.count(("b", 0.0)) == 30
+
+
+def test_focus_is_spread_over_the_pass_and_follows_the_seed(labelled: Any) -> None:
+    dataset = UnpairedSlices(labelled, LoadLabelledd("image"), length=200, focus={"vs": 0.5})
+    first = [facts(pair) for pair in dataset.set_random_state(3)]
+    assert [facts(pair) for pair in dataset.set_random_state(3)] == first
+    halves = [sum(one[:3:2] == ("a", 2 / 8) for one in half) for half in (first[:100], first[100:])]
+    assert min(halves) > 35
+
+
+def test_focus_on_volumes_kept_on_disk_gives_the_same_slices(labelled: Any, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"length": 30, "focus": {"vs": 0.5}}
+    on_disk = UnpairedSlices(labelled, LoadLabelledd("image"), memory_gib=1e-9, cache_dir=tmp_path / "cache", **options)
+    in_memory = UnpairedSlices(labelled, LoadLabelledd("image"), **options)
+    assert [facts(pair) for pair in on_disk] == [facts(pair) for pair in in_memory]
+
+
+def test_without_focus_labels_change_nothing(items: Any, labelled: Any) -> None:
+    plain, with_label = build(items), UnpairedSlices(labelled, LoadLabelledd("image"))
+    assert [facts(pair) for pair in plain] == [facts(pair) for pair in with_label]
+
+
+@pytest.mark.parametrize("focus", [{"vs": 0.7, "cochlea": 0.4}, {"vs": -0.1}])
+def test_impossible_shares_are_refused(labelled: Any, focus: dict[str, float]) -> None:
+    with pytest.raises(CrossmodaError, match="shares must be 0 or more and add up to 1 at most"):
+        UnpairedSlices(labelled, LoadLabelledd("image"), focus=focus)
+
+
+def test_a_structure_that_no_slice_shows_is_refused_by_name(items: Any) -> None:
+    with pytest.raises(CrossmodaError, match="no source slice shows cochlea"):
+        build(items, focus={"cochlea": 0.5})

@@ -35,10 +35,10 @@ class RealRegion:
     lowest: float  # stored value of no signal
 
 
-# Pons and fourth ventricle of the two patients; temporal lobe and cistern in the crop of the inner ear.
+# Pons and fluid of two patients (fourth ventricle; cistern beside the medulla); temporal lobe and cistern by the ear.
 REAL_REGIONS = {
-    "ceT1": RealRegion("vs_gk_99_ceT1", (143, 61, 22), (135, 32, 22), -1.0),
-    "hrT2": RealRegion("vs_gk_98_hrT2", (153, 58, 18), (168, 20, 18), -1.0),
+    "ceT1": RealRegion("vs_gk_99_ceT1", (143, 61, 22), (142, 35, 24), -1.0),
+    "hrT2": RealRegion("vs_gk_98_hrT2", (153, 58, 18), (142, 42, 14), -1.0),
     "inner ear T2": RealRegion("inner_ear_right_T2", (100, 130, 80), (30, 30, 52), 0.0),
 }
 
