@@ -66,8 +66,9 @@ class Work:
         """Train a view's translator on all source and target images; labels only tell which slices to focus on."""
         output = f"translator_{view}"
         images = [*self.items("source"), *self.items("target")]
-        config = {"train": self.views[view].config("train"), "data": content_hash(images, keys=("image",))}
-        if config["train"].get("focus"):
+        training = self.views[view].config("train")
+        config = {"train": training, "data": content_hash(images, keys=("image",))}
+        if training.get("focus"):
             config["labels"] = content_hash(self.items("source"), keys=("label",))
 
         def work(place: Path) -> None:

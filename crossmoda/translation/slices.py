@@ -225,7 +225,8 @@ def _prepare(
     items: Sequence[Item], transform: Compose, memory_gib: float, cache_dir: str | Path | None
 ) -> Sequence[Item] | Dataset:
     """Return the prepared stacks, in memory if the first one's size times their number fits, otherwise on disk."""
-    kept = [{key: item[key] for key in ("case", "image", "label", "labels") if key in item} for item in items]
+    needed = ("case", "image", "label", "labels")
+    kept: list[Item] = [{key: item[key] for key in needed if key in item} for item in items]
     first = _read(Dataset(kept[:1], transform), 0)["image"]
     if first.numel() * first.element_size() * len(kept) <= memory_gib * 2**30:
         return _cached(kept, transform)
