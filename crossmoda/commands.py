@@ -84,11 +84,17 @@ class Commands:
 
         return evaluate_command(predictions, truth, output, structures=structures, edition=str(edition))
 
-    def compare(self, a: str, b: str) -> int:
-        """Compare two metrics.json on their common cases: paired tests with correction, bootstrap intervals."""
+    def compare(self, a: str, b: str, seed: int = 0) -> int:
+        """Compare two metrics.json on their common cases: paired tests with correction, bootstrap intervals.
+
+        Args:
+            a: metrics.json of A.
+            b: metrics.json of B; differences are B minus A.
+            seed: of the bootstrap.
+        """
         from crossmoda.evaluation.commands import compare_command
 
-        return compare_command(a, b)
+        return compare_command(a, b, seed)
 
     def report(self, run: str) -> None:
         """Write RUN/report.html, one page that opens offline."""
