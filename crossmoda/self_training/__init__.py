@@ -5,6 +5,7 @@ from crossmoda.self_training.loop import SelfTrainingLoop, continue_run, current
 from crossmoda.self_training.reporting import Report
 from crossmoda.self_training.selection import (
     KeepLargestComponent,
+    RefineByContrast,
     RejectMostUncertain,
     RequireNear,
     RequireStructures,
@@ -16,6 +17,7 @@ __all__ = [
     "Anchors",
     "BundleUse",
     "KeepLargestComponent",
+    "RefineByContrast",
     "RejectMostUncertain",
     "Report",
     "RequireNear",

@@ -120,7 +120,7 @@ class Work:
         config = {
             "rules": rules,
             "structures": list(self.structures),
-            "cases": [item["case"] for item in self.items("target")],
+            "data": content_hash(self.items("target"), keys=("image",)),
         }
         model = previous.path / "segmenter" / "model.pt"
 
@@ -221,7 +221,8 @@ class Work:
         """Write ``<case>_Label.nii.gz`` for every target case that has a label, and ``fates.json`` for all."""
         scores = read_json(inputs["uncertainty"])
         reviews = read_frozen_reviews(inputs["reviewed"])
-        targets = [item["case"] for item in self.items("target")]
+        images = {item["case"]: item["image"] for item in self.items("target")}
+        targets = list(images)
         rules = [rule.prepare({case: scores[case] for case in targets}) for rule in self.rules]
         output.mkdir(parents=True, exist_ok=True)
         fates: dict[str, Any] = {}
@@ -235,7 +236,8 @@ class Work:
             volume = read_volume(inputs["predictions"] / f"{case}{LABEL_SUFFIX}")
             x, y, z = (float(size) for size in volume.spacing_mm)
             label = volume.array.astype(np.uint8)
-            candidate = Candidate(case, label, tuple(self.structures), float(scores[case]), (x, y, z))
+            image = read_volume(images[case]).array
+            candidate = Candidate(case, label, tuple(self.structures), float(scores[case]), (x, y, z), image)
             candidate = apply_rules(candidate, rules)
             write_volume(output / f"{case}{LABEL_SUFFIX}", candidate.label, volume.affine, dtype=np.uint8)
             fates[case] = {
