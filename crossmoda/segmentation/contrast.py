@@ -25,9 +25,9 @@ def refine_by_contrast(
 ) -> np.ndarray:
     """Redraw each component of a bright structure in dark surroundings, such as the fluid of the cochlea in bone.
 
-    For each connected component (26 neighbours), Otsu's threshold over all voxels within ``context_mm`` parts dark from
-    bright. The voxels within ``distance_mm`` of the component whose signal is more than ``threshold_share`` of the way
-    from the darkest to that threshold are taken, gaps of up to twice ``closing_mm`` are closed, and the part that
+    For each connected component (26 neighbours), Otsu's method parts the voxels within ``context_mm`` into dark and
+    bright. Those within ``distance_mm`` of the component whose signal is more than ``threshold_share`` of the way from
+    the dark ones' mean to the bright ones' are taken, gaps of up to twice ``closing_mm`` are closed, and the part that
     shares most with the component replaces it, unless its volume is less than half or more than twice the component's.
 
     Args:
@@ -37,27 +37,34 @@ def refine_by_contrast(
         allowed: where the structure may come to lie, bool (X, Y, Z); the mask itself is always allowed.
         distance_mm: how far the border may move outwards.
         context_mm: how far around a component the signal is looked at.
-        threshold_share: below 1, voxels that the structure fills but in part count too.
+        threshold_share: from 0 to 1; a voxel that the structure half fills lies at 0.5.
         closing_mm: radius of the closing.
 
     Returns:
         The redrawn mask, bool (X, Y, Z).
     """
-    components, count = ndimage.label(mask, np.ones((3, 3, 3)))
+    components, _ = ndimage.label(mask, np.ones((3, 3, 3)))
     margin = [int(np.ceil((max(distance_mm, context_mm) + closing_mm) / size)) + 1 for size in spacing_mm]
     redrawn = np.zeros_like(mask, dtype=bool)
-    for number in range(1, count + 1):
-        (box,) = ndimage.find_objects(components == number)
+    for number, box in enumerate(ndimage.find_objects(components), start=1):
         near = tuple(slice(max(part.start - m, 0), part.stop + m) for part, m in zip(box, margin, strict=True))
         component = components[near] == number
         distance = ndimage.distance_transform_edt(~component, sampling=spacing_mm)
         signal = np.minimum(image[near], np.percentile(image[near][component], BRIGHTEST_PERCENTILE))
-        around = signal[distance <= context_mm]
-        threshold = around.min() + threshold_share * (threshold_otsu(around) - around.min())
+        threshold = _between_dark_and_bright(signal[distance <= context_mm], threshold_share)
         bright = (distance <= distance_mm) & (signal > threshold)
         closed = _closed(bright, closing_mm, spacing_mm) & (allowed[near] | component)
         redrawn[near] |= _in_place_of(component, closed)
     return redrawn
+
+
+def _between_dark_and_bright(signal: np.ndarray, share: float) -> float:
+    """Return the signal a share of the way from the mean of Otsu's dark class to that of his bright class."""
+    parting = threshold_otsu(signal)
+    if not (signal > parting).any():  # no contrast at all
+        return float(parting)
+    dark, bright = float(signal[signal <= parting].mean()), float(signal[signal > parting].mean())
+    return dark + share * (bright - dark)
 
 
 def _closed(mask: np.ndarray, radius_mm: float, spacing_mm: Sequence[float]) -> np.ndarray:

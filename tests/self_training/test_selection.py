@@ -7,6 +7,7 @@ from crossmoda.errors import CrossmodaError
 from crossmoda.self_training.selection import (
     Candidate,
     KeepLargestComponent,
+    RefineByContrast,
     RejectMostUncertain,
     RequireNear,
     RequireStructures,
@@ -39,6 +40,35 @@ def test_structures_are_found_by_name_whatever_their_number() -> None:
     after = KeepLargestComponent(structures=("vs",))(swapped)
     assert after.mask("vs").sum() == 18
     assert after.mask("cochlea").sum() == 2
+
+
+def test_the_cochlea_is_redrawn_by_name_and_the_tumour_keeps_its_voxels() -> None:
+    truth = np.zeros((24, 24, 12), bool)
+    truth[4:12, 4:12, 4:10] = True
+    image = np.where(truth, 100.0, 5.0).astype(np.float32)
+    label = np.zeros(truth.shape, np.uint8)
+    label[5:11, 5:11, 4:10] = 1  # the cochlea's number here: two voxels too small in plane
+    label[11, 4:12, 4:10] = 2  # a tumour beside it, as bright
+    case = Candidate("c", label, ("cochlea", "vs"), 0.1, (0.5, 0.5, 0.8), image)
+    after = RefineByContrast(distance_mm=0.8)(case)
+    assert (after.label == 2).sum() == (label == 2).sum()
+    np.testing.assert_array_equal(after.label == 1, truth & (label != 2))
+    # 7 x 8 x 6 voxels instead of 6 x 6 x 6.
+    assert after.reasons == ("cochlea redrawn by contrast, 56% of its voxels changed",)
+    assert RefineByContrast(distance_mm=0.8)(after) is after
+
+
+def test_a_model_without_cochlea_or_a_candidate_without_image_is_not_redrawn() -> None:
+    rule = RefineByContrast()
+    without = Candidate("c", np.ones((4, 4, 4), np.uint8), ("vs",), 0.1, image=np.ones((4, 4, 4), np.float32))
+    assert rule(without) is without
+    assert rule(case := candidate()) is case
+
+
+@pytest.mark.parametrize("settings", [{"distance_mm": 0.0}, {"closing_mm": -1.0}, {"threshold_share": 1.1}])
+def test_impossible_settings_of_the_contrast_rule_are_refused(settings: dict[str, float]) -> None:
+    with pytest.raises(CrossmodaError, match=f"RefineByContrast: {next(iter(settings))}"):
+        RefineByContrast(**settings)
 
 
 def test_a_label_without_cochlea_is_left_out_with_the_reason() -> None:
