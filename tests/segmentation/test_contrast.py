@@ -59,7 +59,7 @@ def test_scale_and_offset_of_the_signal_do_not_matter() -> None:
 
 
 def test_what_is_bright_farther_away_is_not_taken() -> None:
-    label, beyond = ball((15, 16, 15), 6.0), ball((15, 16, 15), 9.0)
+    label, beyond = ball((15, 16, 15), 6.0), ball((15, 16, 15), 7.5)
     found = refine(label, scan((beyond, 60)), distance_mm=0.8, closing_mm=0.1)
     outside = ndimage.distance_transform_edt(~label, sampling=SPACING_MM)
     np.testing.assert_array_equal(found, outside <= 0.8)
