@@ -93,8 +93,8 @@ class RefineByContrast(Rule):
 
     A segmenter taught by translated scans finds the cochlea, but not quite where it ends, and the next round would
     learn that. On the real scan the fluid in bone shows it. Chen 2023 does so after each round ("contrast
-    post-processing" of the cochlea, card C, which leaves the how open); here by ``refine_by_contrast``. In the phantom
-    this raises the cochlea's Dice of the first round's labels from .74 to .82.
+    post-processing" of the cochlea, card C, which leaves the how open); here by ``refine_by_contrast``. In the
+    demo, self-training then raises the cochlea's Dice from .750 to .784, and without it leaves it where it was.
 
     Args:
         structure: to refine, each of its components by itself; a model that does not seek it is left alone.
