@@ -131,6 +131,8 @@ def _validate_item(item: Any, where: str) -> None:
     for key in ("case", "image"):
         if not isinstance(item, dict) or not isinstance(item.get(key), str) or not item[key]:
             raise CrossmodaError(f"{where}: '{key}' is missing; every item needs a case and an image")
+    if Path(str(item["case"])).name != item["case"]:
+        raise CrossmodaError(f"{where}: case {item['case']!r} must be a plain name, since files are named after it")
     weight = item.get("weight", 1.0)
     if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not math.isfinite(weight) or weight < 0:
         raise CrossmodaError(f"{where}: weight {weight!r} must be a number from 0 up")

@@ -19,6 +19,8 @@ from crossmoda.errors import CrossmodaError
 from crossmoda.files import atomic_path
 from crossmoda.labels import numbers_of
 
+CASE = "case"  # key of an item and of its volumes' metadata
+
 
 def file_name_of(image: Any) -> str:
     """Return the file that a loaded tensor came from, for messages (``the volume`` when it carries none)."""
@@ -58,6 +60,9 @@ class LoadVolume(Transform):
 class LoadVolumed(LoadImaged):
     """Dictionary twin of ``LoadVolume``; a ``LoadImaged``, so that programs that look for one find it.
 
+    An item's ``case`` is noted in each volume's metadata, so that what is saved of it bears the case's name even where
+    the file is called otherwise (a datalist may name its cases as it likes).
+
     Args:
         keys: entries that hold file names.
         allow_missing_keys: pass over entries that are not there.
@@ -70,6 +75,14 @@ class LoadVolumed(LoadImaged):
         self.meta_keys = (None,) * len(self.keys)
         self.meta_key_postfix = ("meta_dict",) * len(self.keys)
         self.overwriting = False
+
+    def __call__(self, data: Mapping[Hashable, Any], reader: Any = None) -> dict[Hashable, Any]:
+        """Return the item with its files loaded."""
+        item = dict(super().__call__(data, reader))
+        if "case" in item:
+            for key in self.key_iterator(item):
+                item[key].meta[CASE] = item["case"]
+        return item
 
 
 class MapLabelsByNamed(MapTransform):
@@ -137,6 +150,8 @@ def map_labels(label_map: torch.Tensor, labels: Mapping[str, int], structures: S
 class CaseNameFormatter:
     """Name saved files ``<case>_<suffix>``: an ``output_name_formatter`` for MONAI's ``SaveImaged``.
 
+    The case is the one that ``LoadVolumed`` found in the item, or else the one that the file's name tells.
+
     To be used with ``output_postfix=""`` and ``separate_folder=False``, which would add to the name.
 
     Args:
@@ -150,10 +165,11 @@ class CaseNameFormatter:
         """Return the ``subject`` and ``idx`` that MONAI's ``FolderLayout`` makes the file name of."""
         meta = dict(metadict or {})
         path = meta.get(ImageMetaKey.FILENAME_OR_OBJ)
-        if not path:
+        if not (meta.get(CASE) or path):
             raise CrossmodaError("an image without a file name cannot be saved under its case; load it from a file")
+        case = meta.get(CASE) or case_name(str(path))
         # FolderLayout takes an extension off; giving it one keeps the dots of a case's own name.
-        return {"subject": f"{case_name(str(path))}_{self.suffix}.nii.gz", "idx": meta.get(ImageMetaKey.PATCH_INDEX)}
+        return {"subject": f"{case}_{self.suffix}.nii.gz", "idx": meta.get(ImageMetaKey.PATCH_INDEX)}
 
 
 class AtomicNibabelWriter(NibabelWriter):

@@ -126,6 +126,13 @@ def test_empty_sections_are_refused_where_scans_are_needed(tmp_path: Path) -> No
         image_items(tmp_path, ["source"])
 
 
+def test_a_case_that_is_no_plain_name_is_refused(run: Path) -> None:
+    listed = datalist(run)
+    listed["source"][0]["case"] = "../p"
+    with pytest.raises(CrossmodaError, match=r"case '../p' must be a plain name"):
+        validate_datalist(listed, "datalist.json")
+
+
 def test_a_file_that_is_gone_is_named(run: Path) -> None:
     save_datalist(run / "round_1" / "datalist.json", datalist(run))
     (run / "round_1" / "p_Label.nii.gz").unlink()

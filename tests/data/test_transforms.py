@@ -27,6 +27,15 @@ def label(values: list[int]) -> MetaTensor:
     return MetaTensor(torch.tensor(values, dtype=torch.float32).reshape(1, 1, 1, -1), meta=meta)
 
 
+def test_what_is_saved_bears_the_cases_name_and_not_the_files(tmp_path: Path) -> None:
+    path = tmp_path / "scan_7_T2.nii.gz"
+    saved(path, np.zeros((4, 5, 3), np.float32))
+    item = LoadVolumed("image")({"image": str(path), "case": "patient_b"})
+    assert CaseNameFormatter("Label")(item["image"].meta, None)["subject"] == "patient_b_Label.nii.gz"
+    nameless = LoadVolumed("image")({"image": str(path)})
+    assert CaseNameFormatter("Label")(nameless["image"].meta, None)["subject"] == "scan_7_Label.nii.gz"
+
+
 def test_volumes_are_loaded_channel_first_as_float32_with_their_file_name(tmp_path: Path) -> None:
     array = np.arange(60, dtype=np.int16).reshape(5, 4, 3)
     image = LoadVolume()(saved(tmp_path / "a_T2.nii.gz", array))
