@@ -9,7 +9,7 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
-from monai.bundle import ConfigParser
+from monai.bundle import ConfigParser, verify_net_in_out
 
 from crossmoda.labels import channel_def
 
@@ -30,6 +30,14 @@ def bundle(request: pytest.FixtureRequest) -> Path:
 
 def metadata(bundle: Path) -> dict[str, Any]:
     return json.loads((bundle / "configs" / "metadata.json").read_text())
+
+
+@pytest.mark.parametrize("name", ["cet1_to_hrt2_translation", "vs_cochlea_hrt2_segmentation"])
+def test_monai_finds_the_network_as_the_metadata_describe_it(name: str) -> None:
+    """``verify_net_in_out`` raises where shapes, channels or types differ; the loop has no network of its own."""
+    configs = BUNDLES[0].parent / name / "configs"
+    files = {"meta_file": str(configs / "metadata.json"), "config_file": str(configs / "inference.yaml")}
+    verify_net_in_out("network_def", device="cpu", **files)
 
 
 def test_three_bundles_are_found() -> None:
