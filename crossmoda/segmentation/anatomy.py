@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 from monai.config import KeysCollection
-from monai.data.utils import affine_to_spacing
 from monai.transforms import MapTransform
 from monai.utils import TransformBackends
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
+from crossmoda.data.volumes import spacing_mm
 from crossmoda.errors import CrossmodaError
 from crossmoda.labels import COCHLEA, VS, mask_of, model_labels
 
@@ -90,4 +90,4 @@ class KeepOneTumourd(MapTransform):
 def spacing_of(image: torch.Tensor) -> tuple[float, ...]:
     """Return the voxel spacing in mm of a (C, X, Y, Z) image, 1 mm where it carries no affine."""
     affine = getattr(image, "affine", None)
-    return (1.0, 1.0, 1.0) if affine is None else tuple(float(size) for size in affine_to_spacing(affine, r=3))
+    return (1.0, 1.0, 1.0) if affine is None else tuple(float(size) for size in spacing_mm(affine))

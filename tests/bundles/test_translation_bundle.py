@@ -17,6 +17,7 @@ import yaml
 from ignite.engine import Events
 from monai.bundle import ConfigParser, ConfigWorkflow
 
+from crossmoda.data.datalist import load_datalist
 from crossmoda.errors import CrossmodaError, find_user_error
 from crossmoda.translation.generators import ResNetGenerator
 
@@ -360,3 +361,25 @@ def test_two_processes_train_one_translator(configs: Path, dataset: Path, tmp_pa
     for name in ("network", "source_discriminator"):
         assert all(torch.equal(value, states[1][name][key]) for key, value in states[0][name].items())
     assert (tmp_path / "model.pt").is_file()
+
+
+@pytest.mark.parametrize("structure", ["vs", "cochlea"])
+def test_focus_finds_the_slices_on_which_the_label_shows_the_structure(
+    structure: str, configs: Path, tiny_dataset: Path, tmp_path: Path
+) -> None:
+    """By the structure's name and in the order of the slices' heights, whatever way the scan's axes run."""
+    places = {"dataset_dir": str(tiny_dataset), "output_dir": str(tmp_path)}
+    settings = {
+        **TINY_TRAINING,
+        "spacing": [1.6, 1.6, 1.5],
+        "crop_size": [64, 48],
+        "minimum_foreground": 0.0,
+        "focus": {structure: 0.5},
+    }
+    workflow = workflow_of([configs / "train.yaml"], "train", **places, **settings)
+    slices = workflow.parser.get_parsed_content("train::dataset").source
+    number = {"vs": 1, "cochlea": 2}[structure]
+    for index, item in enumerate(load_datalist(tiny_dataset)["source"]):
+        label = np.asarray(nib.as_closest_canonical(nib.load(item["label"])).dataobj)
+        assert np.isclose(nib.as_closest_canonical(nib.load(item["label"])).header.get_zooms()[2], 1.5)
+        np.testing.assert_array_equal(slices.shows[0][slices.volumes == index], (label == number).any(axis=(0, 1)))
