@@ -17,6 +17,8 @@ from crossmoda.data.volumes import spacing_mm
 from crossmoda.errors import CrossmodaError
 from crossmoda.labels import COCHLEA, VS, mask_of, model_labels
 
+NEAR_MM = 10.0  # between the nearest voxels of a VS and the cochlea beside the canal that it grows from
+
 
 def nearest_mm(a: np.ndarray, b: np.ndarray, spacing_mm: Sequence[float]) -> float:
     """Return the distance in mm between the nearest voxel centres of two masks (X, Y, Z), infinity if one is empty."""
@@ -50,7 +52,7 @@ class KeepOneTumourd(MapTransform):
         self,
         keys: KeysCollection,
         structures: Sequence[str],
-        distance_mm: float = 10.0,
+        distance_mm: float = NEAR_MM,
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)

@@ -28,6 +28,9 @@ class RandStructureIntensityd(RandomizableTransform, MapTransform):
     that level, at most by ``LARGEST_FACTOR`` up or down, which keeps its pattern; the change grows linearly with the
     distance to the structure's outside and is whole from ``edge_voxels`` on. Random; not invertible.
 
+    It is meant for translated scans. On a real scan the brightness is what it ought to be, and where a pseudo-label
+    reaches too far, changing all that it covers would make its border look right.
+
     Args:
         keys: of the images (C, X, Y, Z), changed in copies.
         label_key: of the label map (1, X, Y, Z), whose values are ``crossmoda.labels.model_labels(structures)``.
@@ -35,6 +38,7 @@ class RandStructureIntensityd(RandomizableTransform, MapTransform):
         levels: structure name -> lowest and highest level, drawn uniformly. ``vs`` may be named where ``structures``
             holds its parts.
         prob: probability for each structure, independently of the others.
+        sections: only items whose ``section`` is among these are changed; ``None`` for all.
         edge_voxels: width of the soft edge inside the structure, at least 0 (0 is a hard edge).
         allow_missing_keys: skip keys that an item lacks.
 
@@ -52,6 +56,7 @@ class RandStructureIntensityd(RandomizableTransform, MapTransform):
         structures: Sequence[str],
         levels: Mapping[str, Sequence[float]],
         prob: float = 0.3,
+        sections: Sequence[str] | None = None,
         edge_voxels: float = 1.5,
         allow_missing_keys: bool = False,
     ) -> None:
@@ -63,6 +68,7 @@ class RandStructureIntensityd(RandomizableTransform, MapTransform):
         if edge_voxels < 0:
             raise ValueError(f"edge_voxels must not be negative, got {edge_voxels}")
         self.label_key = label_key
+        self.sections = None if sections is None else tuple(sections)
         self.edge_voxels = edge_voxels
         self.ranges = {numbers_of(name, model_labels(structures)): tuple(limits) for name, limits in levels.items()}
         self._drawn: dict[tuple[int, ...], float] = {}
@@ -81,7 +87,8 @@ class RandStructureIntensityd(RandomizableTransform, MapTransform):
         """Return a copy of the item with changed images."""
         item = dict(data)
         self.randomize()
-        if not self._do_transform:
+        meant = self.sections is None or item.get("section") in self.sections
+        if not self._do_transform or not meant:
             return item
         label = np.asarray(item[self.label_key])[0]
         for numbers, level in self._drawn.items():

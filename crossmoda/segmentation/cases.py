@@ -19,7 +19,7 @@ def disk_labels(dataset_dir: str | Path) -> dict[str, int]:
 
 
 def cases_to_learn(dataset_dir: str | Path, sections: Sequence[str]) -> list[Item]:
-    """Return the labelled items of positive weight: ``image, label, case, site, view, weight``.
+    """Return the labelled items of positive weight: ``image, label, case, section, site, view, weight``.
 
     Args:
         dataset_dir: a dataset folder or a datalist JSON.

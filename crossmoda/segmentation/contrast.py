@@ -1,4 +1,4 @@
-"""Where a structure ends, by the image's own contrast."""
+"""Where a structure ends, by the image's own contrast: fluid in bone, and solid tumour in fluid."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import numpy as np
 from scipy import ndimage
 from skimage.filters import threshold_otsu
 
-BRIGHTEST_PERCENTILE = (
-    95  # of the component's signal; what is brighter (the cistern's fluid) must not move the threshold
-)
+BRIGHTEST_PERCENTILE = 95  # of the component's signal; brighter fluid of the cistern must not move the threshold
+RIM_MM = 1.5  # about a structure, what it must stand out from; a wider rim reaches the canal and the vestibule
+DARK_PERCENTILE, FLUID_PERCENTILE = 5, 99  # of an hrT2 image's signal: bone and air, and fluid
+LEAST_REMAINDER = 0.25  # of a structure's voxels; where less remains, the core was no tumour's
 
 
 def refine_by_contrast(
@@ -18,6 +19,7 @@ def refine_by_contrast(
     image: np.ndarray,
     spacing_mm: Sequence[float],
     allowed: np.ndarray,
+    shift_mm: float,
     distance_mm: float,
     context_mm: float,
     threshold_share: float,
@@ -25,17 +27,19 @@ def refine_by_contrast(
 ) -> np.ndarray:
     """Redraw each component of a bright structure in dark surroundings, such as the fluid of the cochlea in bone.
 
-    For each connected component (26 neighbours), Otsu's method parts the voxels within ``context_mm`` into dark and
-    bright. Those within ``distance_mm`` of the component whose signal is more than ``threshold_share`` of the way from
-    the dark ones' mean to the bright ones' are taken, gaps of up to twice ``closing_mm`` are closed, and the part that
-    shares most with the component replaces it, unless its volume is less than half or more than twice the component's.
+    Each connected component (26 neighbours) is first moved as a whole, by at most ``shift_mm``, to where it stands out
+    most from its rim. Then Otsu's method parts the voxels within ``context_mm`` into dark and bright. Those within
+    ``distance_mm`` of the component whose signal is more than ``threshold_share`` of the way from the dark ones' mean
+    to the bright ones' are taken, gaps of up to twice ``closing_mm`` are closed, and the part that shares most with the
+    component replaces it, unless its volume is less than half or more than twice the component's.
 
     Args:
         mask: the structure, bool (X, Y, Z).
         image: signal (X, Y, Z) on the same grid, of any scale and offset.
         spacing_mm: of the voxels.
         allowed: where the structure may come to lie, bool (X, Y, Z); the mask itself is always allowed.
-        distance_mm: how far the border may move outwards.
+        shift_mm: how far a component may be moved as a whole; 0 leaves it in its place.
+        distance_mm: how far the border may then move outwards.
         context_mm: how far around a component the signal is looked at.
         threshold_share: from 0 to 1; a voxel that the structure half fills lies at 0.5.
         closing_mm: radius of the closing.
@@ -44,18 +48,177 @@ def refine_by_contrast(
         The redrawn mask, bool (X, Y, Z).
     """
     components, _ = ndimage.label(mask, np.ones((3, 3, 3)))
-    margin = [int(np.ceil((max(distance_mm, context_mm) + closing_mm) / size)) + 1 for size in spacing_mm]
+    reach_mm = max(shift_mm + RIM_MM, shift_mm + max(distance_mm, context_mm) + closing_mm)
     redrawn = np.zeros_like(mask, dtype=bool)
     for number, box in enumerate(ndimage.find_objects(components), start=1):
-        near = tuple(slice(max(part.start - m, 0), part.stop + m) for part, m in zip(box, margin, strict=True))
-        component = components[near] == number
+        near = _grown_box(box, reach_mm, spacing_mm)
+        found = components[near] == number
+        free = allowed[near] | found
+        signal = np.minimum(image[near], np.percentile(image[near][found], BRIGHTEST_PERCENTILE))
+        component = _moved_onto_signal(found, signal, spacing_mm, shift_mm) & free
         distance = ndimage.distance_transform_edt(~component, sampling=spacing_mm)
-        signal = np.minimum(image[near], np.percentile(image[near][component], BRIGHTEST_PERCENTILE))
         threshold = _between_dark_and_bright(signal[distance <= context_mm], threshold_share)
         bright = (distance <= distance_mm) & (signal > threshold)
-        closed = _closed(bright, closing_mm, spacing_mm) & (allowed[near] | component)
-        redrawn[near] |= _in_place_of(component, closed)
+        redrawn[near] |= _in_place_of(component, _closed(bright, closing_mm, spacing_mm) & free)
     return redrawn
+
+
+def without_fluid(
+    mask: np.ndarray,
+    image: np.ndarray,
+    spacing_mm: Sequence[float],
+    threshold_share: float,
+    least_contrast: float,
+    least_separation: float,
+    small_ml: float,
+    smoothing_mm: float,
+    opening_mm: float,
+) -> np.ndarray:
+    """Take away from a solid structure, such as a tumour, the bright fluid about it that was counted in.
+
+    The structure's own signal is the median of its core, the half of its voxels that lie deepest; fluid's is the
+    image's 99th percentile. What is more than ``threshold_share`` of the way from the one to the other, and connected
+    with such voxels outside the mask, is fluid. Taken away are the fluid, what is thinner than twice ``opening_mm``,
+    and what can be seen from the deepest point that remains only through fluid: brain beyond the cleft, for one. A cyst
+    that the structure encloses is not connected with the fluid outside, and stays.
+
+    The mask is left as it is where its core is about as bright as fluid or of mixed signal, and where less than a
+    quarter of it would remain. In a small structure a mixed core means that fluid fills much of the mask, for cystic
+    tumours are large: there the core's darker part (Otsu) counts, if it is clearly darker.
+
+    Args:
+        mask: the structure, bool (X, Y, Z).
+        image: signal (X, Y, Z) on the same grid, of any scale and offset, in which fluid is bright, as on hrT2.
+        spacing_mm: of the voxels.
+        threshold_share: from 0 to 1.
+        least_contrast: between core and fluid, as a share of what lies between the image's 5th percentile (bone, air)
+            and its 99th.
+        least_separation: the same contrast in interquartile ranges of the core; below it the core is mixed.
+        small_ml: below this volume a structure is small.
+        smoothing_mm: standard deviation of the Gaussian that keeps noise out of the border.
+        opening_mm: radius of the opening.
+
+    Returns:
+        The remaining mask, bool (X, Y, Z), part of the given one.
+    """
+    if not mask.any():
+        return mask
+    reach_mm = 3 * smoothing_mm + opening_mm
+    near = _grown_box(ndimage.find_objects(mask.astype(np.uint8))[0], reach_mm, spacing_mm)
+    dark, fluid = (float(value) for value in np.percentile(image, [DARK_PERCENTILE, FLUID_PERCENTILE]))
+    small = mask.sum() * np.prod(spacing_mm) < 1000 * small_ml
+    values = image[near][_deepest_half(mask[near], spacing_mm)]
+    core = _core_signal(values, dark, fluid, least_contrast, least_separation, small)
+    if core is None:
+        return mask
+    smooth = ndimage.gaussian_filter(image[near].astype(np.float32), [smoothing_mm / size for size in spacing_mm])
+    outside = _connected_with_outside(smooth >= core + threshold_share * (fluid - core), mask[near])
+    remaining = np.zeros_like(mask)
+    remaining[near] = _in_sight(_opened(mask[near] & ~outside, opening_mm, spacing_mm), outside, opening_mm, spacing_mm)
+    remaining[near] = ndimage.binary_fill_holes(remaining[near]) & mask[near]
+    return remaining if remaining.sum() >= LEAST_REMAINDER * mask.sum() else mask
+
+
+def _core_signal(
+    values: np.ndarray, dark: float, fluid: float, least_contrast: float, least_separation: float, small: bool
+) -> float | None:
+    """Return the signal that stands for a structure, given its core's, or ``None`` where fluid is not told apart."""
+    lower, middle, upper = np.percentile(values, [25, 50, 75])
+    contrast = fluid - middle
+    if contrast >= least_contrast * (fluid - dark) and contrast >= least_separation * (upper - lower):
+        return float(middle)
+    if not small or values.min() == values.max():
+        return None
+    darker = values[values <= threshold_otsu(values)]
+    clearly_darker = fluid - darker.mean() >= 2 * least_contrast * (fluid - dark)
+    return float(np.median(darker)) if clearly_darker else None
+
+
+def _connected_with_outside(bright: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Return the connected components (26 neighbours) of the bright voxels that reach beyond the mask."""
+    components, _ = ndimage.label(bright, np.ones((3, 3, 3)))
+    reaching = np.unique(components[bright & ~mask])
+    return np.isin(components, reaching[reaching > 0])
+
+
+def _in_sight(solid: np.ndarray, fluid: np.ndarray, opening_mm: float, spacing_mm: Sequence[float]) -> np.ndarray:
+    """Return the part of a mask (X, Y, Z) that straight lines from its deepest voxel reach without crossing fluid.
+
+    What is left of the parts behind fluid, and thinner than twice ``opening_mm``, goes as well.
+    """
+    if not solid.any():
+        return solid
+    centre = np.array(np.unravel_index(np.argmax(_depth(solid, spacing_mm)), solid.shape))
+    voxels = np.argwhere(solid)
+    ways = voxels - centre
+    longest_mm = float(np.linalg.norm(ways * np.asarray(spacing_mm), axis=1).max())
+    steps = int(np.ceil(longest_mm / (0.8 * min(spacing_mm)))) + 1  # nowhere farther apart than the smallest voxel
+    seen = np.ones(len(voxels), dtype=bool)
+    for share in np.linspace(0, 1, steps + 1)[1:-1]:
+        seen &= ~fluid[tuple(np.rint(centre + share * ways).astype(int).T)]
+    visible = np.zeros_like(solid)
+    visible[tuple(voxels[seen].T)] = True
+    components, _ = ndimage.label(_opened(visible, opening_mm, spacing_mm), np.ones((3, 3, 3)))
+    number = components[tuple(centre)]
+    return (components == number) & (number > 0)
+
+
+def _depth(mask: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
+    """Return the distance in mm of each voxel of the mask to what is outside; beyond the volume all is outside."""
+    return ndimage.distance_transform_edt(np.pad(mask, 1), sampling=spacing_mm)[1:-1, 1:-1, 1:-1]
+
+
+def _grown_box(box: tuple[slice, ...], by_mm: float, spacing_mm: Sequence[float]) -> tuple[slice, ...]:
+    """Return a box of voxels grown by at least this on every side, as far as the volume reaches."""
+    margins = [int(np.ceil(by_mm / size)) + 1 for size in spacing_mm]
+    return tuple(slice(max(part.start - m, 0), part.stop + m) for part, m in zip(box, margins, strict=True))
+
+
+def _moved_onto_signal(
+    component: np.ndarray, signal: np.ndarray, spacing_mm: Sequence[float], reach_mm: float
+) -> np.ndarray:
+    """Return the component (X, Y, Z) moved by whole voxels, at most this far, to where it stands out most from its rim.
+
+    What is compared is the correlation of the signal with inside (1) and rim (0), the voxels within ``RIM_MM`` of the
+    component. No voxel of the component may leave the volume. Of equally good places the nearest is taken.
+    """
+    window = np.argwhere(ndimage.distance_transform_edt(~component, sampling=spacing_mm) <= RIM_MM)
+    inside = component[tuple(window.T)]
+    steps = [np.arange(-int(reach_mm / size), int(reach_mm / size) + 1) for size in spacing_mm]
+    moves = np.stack(np.meshgrid(*steps, indexing="ij"), axis=-1).reshape(-1, 3)
+    lengths = np.linalg.norm(moves * np.asarray(spacing_mm), axis=1)
+    order = np.argsort(lengths, kind="stable")
+    best, best_score = np.zeros(3, int), -np.inf
+    for move in moves[order[lengths[order] <= reach_mm]]:
+        places = window + move
+        held = ((places >= 0) & (places < signal.shape)).all(axis=1)
+        values, flags = signal[tuple(places[held].T)], inside[held]
+        if flags.sum() == inside.sum() and (score := _correlation(values, flags)) > best_score + 1e-9:
+            best, best_score = move, score
+    moved = np.zeros_like(component)
+    moved[tuple((window[inside] + best).T)] = True
+    return moved
+
+
+def _correlation(values: np.ndarray, flags: np.ndarray) -> float:
+    """Return the correlation of values with flags, 0 where either does not vary."""
+    if flags.all() or not values.std() > 0:
+        return 0.0
+    return float(np.corrcoef(values, flags)[0, 1])
+
+
+def _deepest_half(mask: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
+    """Return the half of the mask's voxels that lie deepest."""
+    depth = _depth(mask, spacing_mm)
+    return mask & (depth >= np.median(depth[mask]))
+
+
+def _opened(mask: np.ndarray, radius_mm: float, spacing_mm: Sequence[float]) -> np.ndarray:
+    """Return the mask shrunk and then grown by a ball, without what is thinner than the ball."""
+    shrunk = _depth(mask, spacing_mm) > radius_mm
+    if not shrunk.any():
+        return shrunk
+    return mask & (ndimage.distance_transform_edt(~shrunk, sampling=spacing_mm) <= radius_mm)
 
 
 def _between_dark_and_bright(signal: np.ndarray, share: float) -> float:

@@ -9,6 +9,7 @@ from crossmoda.self_training.selection import (
     RejectMostUncertain,
     RequireNear,
     RequireStructures,
+    TakeAwayFluid,
     WeightByCertainty,
 )
 from crossmoda.self_training.work import BundleUse
@@ -23,6 +24,7 @@ __all__ = [
     "RequireNear",
     "RequireStructures",
     "SelfTrainingLoop",
+    "TakeAwayFluid",
     "WeightByCertainty",
     "continue_run",
     "current_segmenter",

@@ -21,16 +21,19 @@ def content_hash(items: Sequence[Mapping[str, Any]], keys: Sequence[str] = ("ima
     return hash_of(described)
 
 
-def pseudo_hrt2_items(source: Sequence[Item], views: Mapping[str, Path], suffix: str) -> list[Item]:
+def pseudo_hrt2_items(
+    source: Sequence[Item], views: Mapping[str, Path], suffix: str, weight: float = 1.0
+) -> list[Item]:
     """Return each labelled source case once per view, its image replaced by the pseudo-hrT2.
 
     Args:
         source: the dataset's source items.
         views: view name -> folder of its pseudo-hrT2 volumes.
         suffix: what follows the case in the file names, e.g. ``_hrT2.nii.gz``.
+        weight: of each in the loss; at 0 they are listed, but not learnt from.
     """
     return [
-        {**item, "image": str(folder / f"{item['case']}{suffix}"), "view": view}
+        {**item, "image": str(folder / f"{item['case']}{suffix}"), "view": view, "weight": float(weight)}
         for view, folder in views.items()
         for item in source
         if item.get("label")

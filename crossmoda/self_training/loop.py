@@ -38,7 +38,8 @@ class SelfTrainingLoop(Engine):
 
     Round 0 trains the translators, renders the labelled source scans as pseudo-hrT2 and trains a segmenter on these.
     Each further round labels the real hrT2 scans with the last segmenter, replaces what clinicians have reviewed, and
-    trains a segmenter on pseudo-hrT2 and real hrT2 together (cards C, D and E of the recipes).
+    trains a segmenter on pseudo-hrT2 and real hrT2 together (cards C, D and E of the recipes), or in later rounds on
+    the real ones alone (card B's last round).
 
     Args:
         output_dir: the run folder.
@@ -52,6 +53,8 @@ class SelfTrainingLoop(Engine):
         device: for all workflows.
         truth_dir: folder of ``<case>_Label.nii.gz`` for target and validation cases; read for evaluation and anchors
             only.
+        pseudo_hrt2_weights: of each translated scan in the loss, beside pseudo-labelled real ones: in round 1, 2, ...;
+            the last one also in all further rounds. At 0 a round learns from the real scans alone.
         studies: folder of a MONAI Label datastore whose reviewed labels each new round takes over; by default
             ``output_dir/review``, if there.
         train_handlers: attached in order; ignite or MONAI handlers.
@@ -69,13 +72,19 @@ class SelfTrainingLoop(Engine):
         seed: int,
         device: torch.device | str,
         truth_dir: str | Path | None = None,
+        pseudo_hrt2_weights: Sequence[float] = (1.0,),
         studies: str | Path | None = None,
         train_handlers: Sequence[Any] = (),
     ) -> None:
         super().__init__(lambda engine, batch: self._round(engine.state.epoch - 1))
         if max_epochs < 1:
             raise CrossmodaError(f"max_epochs is {max_epochs}, but a run has at least round 0; give 1 or more")
+        if not pseudo_hrt2_weights or min(pseudo_hrt2_weights) < 0:
+            raise CrossmodaError(
+                f"pseudo_hrt2_weights is {list(pseudo_hrt2_weights)}, but must hold a number from 0 up for each round"
+            )
         self.max_epochs = max_epochs
+        self.pseudo_hrt2_weights = tuple(float(weight) for weight in pseudo_hrt2_weights)
         self.studies = Path(studies) if studies else Path(output_dir) / "review"
         self.truth_dir = Path(truth_dir) if truth_dir else None
         self.work = Work(
@@ -123,7 +132,7 @@ class SelfTrainingLoop(Engine):
         else:
             work.freeze_reviews(folder, self.studies)
             target = work.pseudo_labels(folder, self.folder(number - 1), number)
-        work.write_datalist(folder, work.pseudo_hrt2(first), target)
+        work.write_datalist(folder, work.pseudo_hrt2(first, self._pseudo_hrt2_weight(number, target)), target)
         work.train_segmenter(folder, number)
         work.predict(folder)
         metrics = work.evaluate(folder)
@@ -131,6 +140,16 @@ class SelfTrainingLoop(Engine):
         # ``loss`` is the segmenter's at the end of its training; experiment tracking looks for a value of that name.
         history = read_json(folder.path / "segmenter" / "history.json")
         return [{"round": number, "metrics": metrics, "loss": history["series"]["loss"][-1]}]
+
+    def _pseudo_hrt2_weight(self, number: int, target: Sequence[Mapping[str, Any]]) -> float:
+        """Return the weight of translated scans in a round's loss: 1 where there is nothing else to learn from."""
+        if number == 0:
+            return 1.0
+        weight = self.pseudo_hrt2_weights[min(number, len(self.pseudo_hrt2_weights)) - 1]
+        if weight == 0 and not any(item.get("label") and item.get("weight", 1) > 0 for item in target):
+            logger.warning("round %d: no real scan's label was kept; the translated scans count fully instead", number)
+            return 1.0
+        return weight
 
     def _publish(self, folder: StepFolder, number: int, metrics: Mapping[str, Any] | None) -> None:
         """Make this round the run's current one: what is served, and what is reported."""
@@ -162,6 +181,7 @@ class SelfTrainingLoop(Engine):
             "structures": list(work.structures),
             "max_epochs": self.max_epochs,
             "seed": work.seed,
+            "pseudo_hrt2_weights": list(self.pseudo_hrt2_weights),
             "truth_dir": str(self.truth_dir.resolve()) if self.truth_dir else None,
             # Places inside the run are left to their defaults, so that a run folder can be moved.
             "studies": None if self.studies == work.run / "review" else str(self.studies.resolve()),

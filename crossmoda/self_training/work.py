@@ -96,10 +96,10 @@ class Work:
 
         folder.do(Step(output, (output,), work, config, {"weights": weights}))
 
-    def pseudo_hrt2(self, folder: StepFolder) -> list[Item]:
-        """Return the labelled source items of all views."""
+    def pseudo_hrt2(self, folder: StepFolder, weight: float = 1.0) -> list[Item]:
+        """Return the labelled source items of all views, at this weight in the loss."""
         views = {view: folder.path / "pseudo_hrt2" / view for view in self.views}
-        return pseudo_hrt2_items(self.items("source"), views, PSEUDO_HRT2_SUFFIX)
+        return pseudo_hrt2_items(self.items("source"), views, PSEUDO_HRT2_SUFFIX, weight)
 
     def freeze_reviews(self, folder: StepFolder, studies: Path | None) -> None:
         """Copy the clinicians' labels as they are now into the round, once: later changes belong to later rounds."""

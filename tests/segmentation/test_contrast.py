@@ -8,11 +8,17 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from crossmoda.segmentation.contrast import refine_by_contrast
+from crossmoda.segmentation.contrast import refine_by_contrast, without_fluid
 
 SPACING_MM = (0.5, 0.8, 1.5)
 SHAPE = (60, 40, 20)
-SETTINGS: dict[str, Any] = {"distance_mm": 1.6, "context_mm": 3.0, "threshold_share": 0.5, "closing_mm": 1.0}
+SETTINGS: dict[str, Any] = {
+    "shift_mm": 0.0,
+    "distance_mm": 1.6,
+    "context_mm": 3.0,
+    "threshold_share": 0.5,
+    "closing_mm": 1.0,
+}
 
 
 def ball(centre_mm: tuple[float, float, float], radius_mm: float) -> np.ndarray:
@@ -50,6 +56,39 @@ def test_a_label_that_lies_beside_its_structure_moves_onto_it() -> None:
     found = refine(label, scan((truth, 60)))
     assert dice(label, truth) < 0.85
     assert dice(found, truth) > 0.98
+
+
+def test_a_label_a_whole_voxel_off_is_first_moved_back_along_every_axis() -> None:
+    truth = ball((15, 16, 15), 4.0)
+    for axis, size in enumerate(SPACING_MM):
+        centre = np.array([15.0, 16.0, 15.0])
+        centre[axis] += size
+        label = ball(tuple(centre), 4.0)
+        assert dice(label, truth) < 0.93
+        moved = refine(label, scan((truth, 60)), shift_mm=1.6, distance_mm=0.01, closing_mm=0.01)
+        np.testing.assert_array_equal(moved, truth)
+
+
+def test_a_label_is_not_moved_farther_than_allowed() -> None:
+    truth, label = ball((15, 16, 15), 3.0), ball((17, 16, 15), 3.0)  # 4 voxels of 0.5 mm beside it
+    settings = {"distance_mm": 0.01, "closing_mm": 0.01}
+    near, far = (refine(label, scan((truth, 60)), shift_mm=reach, **settings) for reach in (1.0, 2.0))
+    np.testing.assert_array_equal(far, truth)
+    np.testing.assert_array_equal(near, ball((16, 16, 15), 3.0) & truth)  # moved by 1.0, and what is dark left out
+
+
+def test_a_label_is_not_moved_onto_a_brighter_structure_beside_its_own() -> None:
+    truth, canal = ball((15, 16, 15), 3.0), ball((22, 16, 15), 3.0)
+    label = ball((15.5, 16, 15), 3.0)
+    found = refine(label, scan((truth, 60), (canal, 300)), shift_mm=1.6, distance_mm=0.8)
+    assert dice(found, truth) > 0.98
+
+
+def test_a_label_stays_inside_the_volume_when_it_is_moved() -> None:
+    truth = ball((1.0, 16, 15), 3.0)  # cut by the volume's edge
+    label = ball((1.5, 16, 15), 3.0)
+    found = refine(label, scan((truth, 60)), shift_mm=1.6)
+    assert dice(found, truth) > 0.97
 
 
 def test_scale_and_offset_of_the_signal_do_not_matter() -> None:
@@ -98,3 +137,102 @@ def test_a_structure_at_the_images_edge_keeps_its_border_there() -> None:
 
 def test_nothing_found_stays_nothing() -> None:
     assert not refine(np.zeros(SHAPE, bool), scan()).any()
+
+
+FLUID_SETTINGS: dict[str, Any] = {
+    "threshold_share": 0.3,
+    "least_contrast": 0.2,
+    "least_separation": 2.5,
+    "small_ml": 0.0,
+    "smoothing_mm": 0.3,
+    "opening_mm": 0.9,
+}
+
+
+def fluid_scan(tumour: np.ndarray, signal: float) -> np.ndarray:
+    """Return bone of 10 with a cistern of 100, in which a tumour of this signal lies."""
+    cistern = np.zeros(SHAPE, bool)
+    cistern[:, 8:34, :] = True
+    image = scan((cistern, 90))
+    image[tumour] += signal - 100
+    return image
+
+
+def trim(mask: np.ndarray, image: np.ndarray, **changes: Any) -> np.ndarray:
+    return without_fluid(mask, image, SPACING_MM, **{**FLUID_SETTINGS, **changes})
+
+
+@pytest.mark.parametrize("signal", [25, 45, 70])
+def test_fluid_counted_in_is_taken_away_from_a_darker_tumour(signal: float) -> None:
+    tumour = ball((15, 16, 15), 5.0)
+    label = ball((15, 16, 15), 6.2)
+    assert dice(label, tumour) < 0.7
+    found = trim(label, fluid_scan(tumour, signal))
+    assert dice(found, tumour) > 0.97
+    assert not (found & ~label).any()
+
+
+def test_a_tumour_as_bright_as_fluid_is_left_alone() -> None:
+    tumour, label = ball((15, 16, 15), 5.0), ball((15, 16, 15), 6.2)
+    image = fluid_scan(tumour, 90)
+    np.testing.assert_array_equal(trim(label, image), label)
+    assert trim(label, image, least_contrast=0.05).sum() < label.sum()
+
+
+def test_brain_beyond_the_cleft_is_taken_away_though_it_is_as_dark_as_the_tumour() -> None:
+    beyond = np.arange(SHAPE[0])[:, None, None] * SPACING_MM[0] > 14
+    tumour, brain = ball((12, 16, 15), 5.0), ball((12, 16, 15), 9.0) & ~ball((12, 16, 15), 6.2) & beyond
+    label = tumour | ball((12, 16, 15), 8.5) & beyond
+    assert (label & brain).sum() > 0.8 * tumour.sum()
+    image = fluid_scan(tumour | brain, 40)
+    found = trim(label, image)
+    assert (found & tumour).sum() > 0.97 * tumour.sum()
+    assert (found & brain).sum() == 0
+    # Where the cleft is bridged, sight still ends at it, but for what lies behind the bridge.
+    bridge = ball((12, 16, 15), 6.2) & beyond & (np.arange(SHAPE[1])[None, :, None] > 24)
+    bridged = trim(label, fluid_scan(tumour | brain | bridge, 40))
+    assert (bridged & tumour).sum() > 0.97 * tumour.sum()
+    assert (bridged & brain).sum() < 0.1 * brain.sum()
+
+
+def test_a_mixed_tumour_is_left_alone_unless_it_is_small() -> None:
+    label, tumour = ball((15, 16, 15), 5.0), ball((13.5, 16, 15), 3.5)
+    image = fluid_scan(tumour, 40)
+    np.testing.assert_array_equal(trim(label, image), label)
+    small = trim(label, image, small_ml=1.0)  # the label holds 0.52 mL
+    assert dice(small, tumour & label) > 0.9
+
+
+def test_a_cyst_within_the_tumour_stays() -> None:
+    tumour, cyst = ball((15, 16, 15), 5.0), ball((15, 16, 15), 1.5)
+    image = fluid_scan(tumour & ~cyst, 40)
+    assert (trim(ball((15, 16, 15), 6.2), image) & cyst).sum() == cyst.sum()
+
+
+def test_a_second_dark_patch_and_a_thin_bridge_are_taken_away() -> None:
+    tumour, other = ball((12, 16, 15), 5.0), ball((25, 16, 15), 2.0)
+    bridge = np.zeros(SHAPE, bool)
+    bridge[24:50, 20, 10] = True
+    dark = tumour | other | bridge
+    found = trim(dark | ball((20, 16, 15), 3.0), fluid_scan(dark, 40))
+    assert dice(found, tumour) > 0.97
+    assert not (found & other).any()
+
+
+def test_scale_and_offset_do_not_move_the_tumours_border() -> None:
+    tumour, label = ball((15, 16, 15), 5.0), ball((15, 16, 15), 6.2)
+    image = fluid_scan(tumour, 40)
+    np.testing.assert_array_equal(trim(label, image), trim(label, image * 0.02 - 3))
+
+
+def test_a_label_of_fluid_with_a_dark_speck_in_its_middle_is_left_as_it_is() -> None:
+    label, speck = ball((15, 16, 15), 6.0), ball((15, 16, 15), 3.0)
+    image = fluid_scan(speck, 40)
+    assert speck.sum() < 0.25 * label.sum()
+    assert trim(label, image, small_ml=1.0).sum() == label.sum()
+    np.testing.assert_array_equal(trim(label, image), label)
+
+
+def test_no_tumour_stays_none() -> None:
+    nothing = np.zeros(SHAPE, bool)
+    assert not trim(nothing, fluid_scan(nothing, 40)).any()

@@ -115,6 +115,13 @@ def test_probability_zero_never_changes_anything():
     assert all(torch.equal(augment(data)["image"], data["image"]) for _ in range(20))
 
 
+def test_only_scans_of_the_named_sections_change():
+    augment = transform({"vs": [0.5, 0.5]}, sections=["source"])
+    assert torch.equal(augment(item() | {"section": "target"})["image"], item()["image"])
+    assert torch.equal(augment(item())["image"], item()["image"])  # of no section
+    assert not torch.equal(augment(item() | {"section": "source"})["image"], item()["image"])
+
+
 def test_vs_may_be_named_where_the_network_tells_its_parts_apart():
     parts, levels = ["extra", "intra", "cochlea"], {"vs": [1.0, 1.0]}
     augment = RandStructureIntensityd("image", "label", parts, levels, prob=1.0, edge_voxels=0)

@@ -123,6 +123,7 @@ def test_the_second_round_learns_from_translated_and_real_scans(finished: Path) 
     datalist = load_datalist(finished / "round_1" / "datalist.json")
     assert [item["view"] for item in datalist["source"]] == ["cyclegan", "cyclegan"]
     assert all("pseudo_hrt2" in item["image"] for item in datalist["source"])
+    assert [item["weight"] for item in datalist["source"]] == [0.3, 0.3]  # the bundle's first pseudo_hrt2_weights
     assert [item["provenance"]["status"] for item in datalist["target"]] == ["pseudo", "pseudo"]
     assert [item["provenance"]["round"] for item in datalist["target"]] == [0, 0]
     assert all("truth" not in str(item.get("label", "")) for item in datalist["source"] + datalist["target"])
@@ -157,6 +158,30 @@ def test_a_changed_rule_redoes_what_depends_on_it_and_nothing_else(run: Path, ti
         "round_1/predictions",
         "./report",
     }
+
+
+def test_translated_scans_count_fully_where_no_real_scan_has_a_label(
+    run: Path, tiny_dataset: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rules = [  # two structures, yet nearer than two voxels can be
+        {"_target_": "crossmoda.self_training.RequireStructures"},
+        {"_target_": "crossmoda.self_training.RequireNear", "distance_mm": 1e-3},
+    ]
+    run_loop(tiny_dataset, run, rules=rules, pseudo_hrt2_weights=[0.0])
+    datalist = load_datalist(run / "round_1" / "datalist.json")
+    assert not any(item.get("label") for item in datalist["target"] if item.get("weight", 1) > 0)
+    assert [item["weight"] for item in datalist["source"]] == [1.0, 1.0]
+    assert "round 1: no real scan's label was kept" in caplog.text
+
+
+@pytest.mark.parametrize("weights", [[], [0.5, -0.1]])
+def test_impossible_weights_of_translated_scans_are_refused_before_any_training(
+    tiny_dataset: Path, tmp_path: Path, weights: list[float]
+) -> None:
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - MONAI wraps the error, its cause is checked
+        run_loop(tiny_dataset, tmp_path / "run", pseudo_hrt2_weights=weights)
+    assert "pseudo_hrt2_weights" in str(find_user_error(caught.value))
+    assert not (tmp_path / "run" / "round_0").exists()
 
 
 def test_a_changed_device_or_number_of_workers_redoes_nothing(run: Path, tiny_dataset: Path) -> None:
@@ -196,7 +221,9 @@ def test_a_corrected_label_takes_the_place_of_the_pseudo_label(run: Path, tiny_d
     assert {name: value for name, value in steps(run).items() if name in before and name != "./report"} == {
         name: value for name, value in before.items() if name != "./report"
     }
-    items = {item["case"]: item for item in load_datalist(run / "round_2" / "datalist.json")["target"]}
+    datalist = load_datalist(run / "round_2" / "datalist.json")
+    assert [item["weight"] for item in datalist["source"]] == [0.0, 0.0]  # the second: real scans alone
+    items = {item["case"]: item for item in datalist["target"]}
     reviewed = items[target[0]["case"]]
     assert reviewed["weight"] == 1.0
     assert reviewed["provenance"]["status"] == "corrected"

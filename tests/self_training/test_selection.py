@@ -11,6 +11,7 @@ from crossmoda.self_training.selection import (
     RejectMostUncertain,
     RequireNear,
     RequireStructures,
+    TakeAwayFluid,
     WeightByCertainty,
     apply_rules,
 )
@@ -50,12 +51,13 @@ def test_the_cochlea_is_redrawn_by_name_and_the_tumour_keeps_its_voxels() -> Non
     label[5:11, 5:11, 4:10] = 1  # the cochlea's number here: two voxels too small in plane
     label[11, 4:12, 4:10] = 2  # a tumour beside it, as bright
     case = Candidate("c", label, ("cochlea", "vs"), 0.1, (0.5, 0.5, 0.8), image)
-    after = RefineByContrast(distance_mm=0.8)(case)
+    rule = RefineByContrast(shift_mm=0.0, distance_mm=0.8)
+    after = rule(case)
     assert (after.label == 2).sum() == (label == 2).sum()
     np.testing.assert_array_equal(after.label == 1, truth & (label != 2))
     # 7 x 8 x 6 voxels instead of 6 x 6 x 6.
     assert after.reasons == ("cochlea redrawn by contrast, 56% of its voxels changed",)
-    assert RefineByContrast(distance_mm=0.8)(after) is after
+    assert rule(after) is after
 
 
 def test_a_model_without_cochlea_or_a_candidate_without_image_is_not_redrawn() -> None:
@@ -65,10 +67,59 @@ def test_a_model_without_cochlea_or_a_candidate_without_image_is_not_redrawn() -
     assert rule(case := candidate()) is case
 
 
-@pytest.mark.parametrize("settings", [{"distance_mm": 0.0}, {"closing_mm": -1.0}, {"threshold_share": 1.1}])
+@pytest.mark.parametrize(
+    "settings", [{"distance_mm": 0.0}, {"closing_mm": -1.0}, {"threshold_share": 1.1}, {"shift_mm": -0.1}]
+)
 def test_impossible_settings_of_the_contrast_rule_are_refused(settings: dict[str, float]) -> None:
     with pytest.raises(CrossmodaError, match=f"RefineByContrast: {next(iter(settings))}"):
         RefineByContrast(**settings)
+
+
+def fluid_case(structures: tuple[str, ...], tumour_number: int) -> tuple[Candidate, np.ndarray]:
+    """Return a dark tumour in fluid, whose label reaches a voxel too far in plane, and a cochlea in bone."""
+    truth = np.zeros((24, 24, 12), bool)
+    truth[6:16, 6:16, 2:10] = True
+    image = np.full(truth.shape, 100.0, np.float32)
+    image[:, 20:] = 5.0
+    image[truth] = 40.0
+    label = np.zeros(truth.shape, np.uint8)
+    label[5:17, 5:17, 2:10] = tumour_number
+    label[2:4, 20:22, 5:7] = structures.index("cochlea") + 1
+    return Candidate("c", label, structures, 0.1, (0.5, 0.5, 0.8), image), truth
+
+
+def test_fluid_is_taken_from_the_tumour_by_name_and_the_cochlea_keeps_its_voxels() -> None:
+    case, truth = fluid_case(("cochlea", "vs"), 2)
+    after = TakeAwayFluid()(case)
+    # Opening rounds the corners of the block.
+    assert (after.mask("vs") & ~truth).sum() == 0
+    assert (after.mask("vs") & truth).sum() > 0.85 * truth.sum()
+    np.testing.assert_array_equal(after.mask("cochlea"), case.mask("cochlea"))
+    taken = 1 - after.mask("vs").sum() / case.mask("vs").sum()
+    assert after.reasons == (f"{taken:.0%} of the vs taken away as fluid",)
+
+
+def test_fluid_is_taken_from_a_tumour_told_apart_in_parts() -> None:
+    case, truth = fluid_case(("extra", "intra", "cochlea"), 1)
+    label = case.label.copy()
+    label[:8][label[:8] == 1] = 2
+    after = TakeAwayFluid()(Candidate("c", label, case.structures, 0.1, case.spacing_mm, case.image))
+    assert (after.mask("vs") & ~truth).sum() == 0
+    assert set(np.unique(after.label)) == {0, 1, 2, 3}
+
+
+def test_a_model_without_tumour_or_a_candidate_without_image_keeps_its_label() -> None:
+    without = Candidate("c", np.ones((4, 4, 4), np.uint8), ("cochlea",), 0.1, image=np.ones((4, 4, 4), np.float32))
+    assert TakeAwayFluid()(without) is without
+    assert TakeAwayFluid()(case := candidate()) is case
+
+
+@pytest.mark.parametrize(
+    "settings", [{"opening_mm": 0.0}, {"smoothing_mm": -1.0}, {"least_contrast": 1.1}, {"small_ml": -1.0}]
+)
+def test_impossible_settings_of_the_fluid_rule_are_refused(settings: dict[str, float]) -> None:
+    with pytest.raises(CrossmodaError, match=f"TakeAwayFluid: {next(iter(settings))}"):
+        TakeAwayFluid(**settings)
 
 
 def test_a_label_without_cochlea_is_left_out_with_the_reason() -> None:
