@@ -21,7 +21,10 @@ from monai.networks.nets import DynUNet
 from crossmoda.data.phantom import draw_patient, draw_protocol, rasterise, render
 from crossmoda.engines import AutocastInferer
 from crossmoda.evaluation.metrics import structure_scores
+from crossmoda.self_training.selection import Candidate, RefineByContrast, TakeAwayFluid
 from crossmoda.translation.generators import ResNetGenerator
+
+SPACING_MM = (0.5, 0.5, 1.5)
 
 Row = tuple[str, str, Callable[[], object]]
 
@@ -70,7 +73,8 @@ def rows(device: torch.device) -> Iterator[Row]:
     volume = torch.randn(1, 1, 256, 256, 80, device=device)
     for enabled, precision in ((False, "float32"), (True, "bfloat16")):
         yield "segmenter: prediction of 256x256x80, window 96x80x32", precision, prediction(volume, enabled)
-    yield "metrics: Dice, ASSD, HD95 of a 20 mm ball, 448x448x80", "-", ball_metrics
+    yield "metrics: Dice, ASSD, HD95 of a 20 mm ball, 448x448x80", "-", ball_metrics()
+    yield "self-training: contrast rules on a pseudo-label, 448x448x80", "-", contrast_rules()
 
 
 def phantom_volume() -> np.ndarray:
@@ -120,12 +124,31 @@ def prediction(volume: torch.Tensor, autocast: bool) -> Callable[[], object]:
     return work
 
 
-def ball_metrics() -> object:
-    """Score one ball against another that lies 1 mm beside it."""
-    spacing = np.array([0.5, 0.5, 1.5])
-    grid = np.stack(np.meshgrid(*[np.arange(n) for n in (448, 448, 80)], indexing="ij"), axis=-1) * spacing
-    balls = [np.linalg.norm(grid - np.array([110.0 + shift, 110, 60]), axis=-1) < 10 for shift in (0, 1)]
-    return structure_scores(balls[0], balls[1], spacing)
+def ball(centre_mm: tuple[float, float, float], radius_mm: float) -> np.ndarray:
+    """Return a ball in a volume of 448 x 448 x 80 voxels of ``SPACING_MM``, bool."""
+    axes = [np.arange(n) * size for n, size in zip((448, 448, 80), SPACING_MM, strict=True)]
+    squares = [(axis - at) ** 2 for axis, at in zip(axes, centre_mm, strict=True)]
+    return squares[0][:, None, None] + squares[1][None, :, None] + squares[2] <= radius_mm**2
+
+
+def ball_metrics() -> Callable[[], object]:
+    """Return the scoring of one ball against another that lies 1 mm beside it."""
+    balls = [ball((110.0 + shift, 110.0, 60.0), 10.0) for shift in (0, 1)]
+    return lambda: structure_scores(balls[0], balls[1], np.array(SPACING_MM))
+
+
+def contrast_rules() -> Callable[[], object]:
+    """Return the two contrast rules on a tumour of 14 mL in fluid, labelled too large, and two cochleae in bone."""
+    image = np.random.default_rng(0).normal(10, 2, (448, 448, 80)).astype(np.float32)
+    image[ball((110, 110, 60), 40)] += 90
+    image[ball((110, 110, 60), 15)] -= 60
+    label = ball((110, 110, 60), 17).astype(np.uint8)
+    for side in (40, 180):
+        image[ball((side, 110, 60), 2.8)] += 60
+        label[ball((side + 0.5, 110, 60), 2.8)] = 2
+    candidate = Candidate("case", label, ("vs", "cochlea"), 0.1, SPACING_MM, image)
+    rules = (TakeAwayFluid(), RefineByContrast())
+    return lambda: [rule(candidate) for rule in rules]
 
 
 if __name__ == "__main__":

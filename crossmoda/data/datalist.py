@@ -167,20 +167,16 @@ def segmentation_items(path: str | Path, sections: Sequence[str] = ("source", "t
         sections: which sections, in which order.
 
     Returns:
-        Items with ``case, section, site, view, image, label, weight`` and, where it differs from the list's, ``labels``
+        Items with ``case, site, view, image, label, weight`` and, where it differs from the list's, ``labels``
         (``MapLabelsByNamed`` uses and removes it); nothing else, so that items of different sections can be batched.
     """
     datalist = load_datalist(path)
-    items = [(name, item) for name in sections for item in _section(datalist, name, path)]
-    return [_trainable(item, name) for name, item in items if item.get("label") and item.get("weight", 1.0) > 0]
+    items = [item for name in sections for item in _section(datalist, name, path)]
+    return [_trainable(item) for item in items if item.get("label") and item.get("weight", 1.0) > 0]
 
 
-def _trainable(item: Item, section: str) -> Item:
-    kept = _plain_item(item) | {
-        "section": section,
-        "label": item["label"],
-        "weight": float(item.get("weight", 1.0)),
-    }
+def _trainable(item: Item) -> Item:
+    kept = _plain_item(item) | {"label": item["label"], "weight": float(item.get("weight", 1.0))}
     return kept | ({"labels": item["labels"]} if "labels" in item else {})
 
 

@@ -38,7 +38,7 @@ class RandStructureIntensityd(RandomizableTransform, MapTransform):
         levels: structure name -> lowest and highest level, drawn uniformly. ``vs`` may be named where ``structures``
             holds its parts.
         prob: probability for each structure, independently of the others.
-        sections: only items whose ``section`` is among these are changed; ``None`` for all.
+        translated_only: leave alone items whose ``view``, the translator that rendered them, is missing or empty.
         edge_voxels: width of the soft edge inside the structure, at least 0 (0 is a hard edge).
         allow_missing_keys: skip keys that an item lacks.
 
@@ -56,7 +56,7 @@ class RandStructureIntensityd(RandomizableTransform, MapTransform):
         structures: Sequence[str],
         levels: Mapping[str, Sequence[float]],
         prob: float = 0.3,
-        sections: Sequence[str] | None = None,
+        translated_only: bool = False,
         edge_voxels: float = 1.5,
         allow_missing_keys: bool = False,
     ) -> None:
@@ -68,7 +68,7 @@ class RandStructureIntensityd(RandomizableTransform, MapTransform):
         if edge_voxels < 0:
             raise ValueError(f"edge_voxels must not be negative, got {edge_voxels}")
         self.label_key = label_key
-        self.sections = None if sections is None else tuple(sections)
+        self.translated_only = translated_only
         self.edge_voxels = edge_voxels
         self.ranges = {numbers_of(name, model_labels(structures)): tuple(limits) for name, limits in levels.items()}
         self._drawn: dict[tuple[int, ...], float] = {}
@@ -87,8 +87,7 @@ class RandStructureIntensityd(RandomizableTransform, MapTransform):
         """Return a copy of the item with changed images."""
         item = dict(data)
         self.randomize()
-        meant = self.sections is None or item.get("section") in self.sections
-        if not self._do_transform or not meant:
+        if not self._do_transform or (self.translated_only and not item.get("view")):
             return item
         label = np.asarray(item[self.label_key])[0]
         for numbers, level in self._drawn.items():

@@ -19,7 +19,7 @@ def disk_labels(dataset_dir: str | Path) -> dict[str, int]:
 
 
 def cases_to_learn(dataset_dir: str | Path, sections: Sequence[str]) -> list[Item]:
-    """Return the labelled items of positive weight: ``image, label, case, section, site, view, weight``.
+    """Return the labelled items of positive weight: ``image, label, case, site, view, weight``.
 
     Args:
         dataset_dir: a dataset folder or a datalist JSON.
@@ -50,7 +50,9 @@ def training_fingerprint(items: Sequence[Item], *settings: Any) -> str:
 
     A checkpoint is resumed only under the fingerprint that it was written with.
     """
-    cases = [[item["case"], str(item["image"]), sha256_of(item["label"]), item["weight"]] for item in items]
+    cases = [
+        [item["case"], item["view"], str(item["image"]), sha256_of(item["label"]), item["weight"]] for item in items
+    ]
     return hash_of([cases, *(str(setting) for setting in settings)])
 
 

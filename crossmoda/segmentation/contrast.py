@@ -6,12 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 from scipy import ndimage
+from scipy.spatial import cKDTree
 from skimage.filters import threshold_otsu
 
 BRIGHTEST_PERCENTILE = 95  # of the component's signal; brighter fluid of the cistern must not move the threshold
 RIM_MM = 1.5  # about a structure, what it must stand out from; a wider rim reaches the canal and the vestibule
 DARK_PERCENTILE, FLUID_PERCENTILE = 5, 99  # of an hrT2 image's signal: bone and air, and fluid
-LEAST_REMAINDER = 0.25  # of a structure's voxels; where less remains, the core was no tumour's
+LEAST_REMAINDER = 0.25  # of a structure's voxels: small tumours are labelled up to four times too large
 
 
 def refine_by_contrast(
@@ -27,11 +28,12 @@ def refine_by_contrast(
 ) -> np.ndarray:
     """Redraw each component of a bright structure in dark surroundings, such as the fluid of the cochlea in bone.
 
-    Each connected component (26 neighbours) is first moved as a whole, by at most ``shift_mm``, to where it stands out
-    most from its rim. Then Otsu's method parts the voxels within ``context_mm`` into dark and bright. Those within
-    ``distance_mm`` of the component whose signal is more than ``threshold_share`` of the way from the dark ones' mean
-    to the bright ones' are taken, gaps of up to twice ``closing_mm`` are closed, and the part that shares most with the
-    component replaces it, unless its volume is less than half or more than twice the component's.
+    Each connected component (26 neighbours) is first moved as a whole, by at most ``shift_mm`` and by whole voxels (so
+    not across slices that are thicker), to where it stands out most from its rim. Then Otsu's method parts the voxels
+    within ``context_mm`` into dark and bright. Those within ``distance_mm`` of the component whose signal is more than
+    ``threshold_share`` of the way from the dark ones' mean to the bright ones' are taken, gaps of up to twice
+    ``closing_mm`` are closed, and the part that shares most with the component replaces it, unless its volume is less
+    than half or more than twice the component's.
 
     Args:
         mask: the structure, bool (X, Y, Z).
@@ -55,11 +57,12 @@ def refine_by_contrast(
         found = components[near] == number
         free = allowed[near] | found
         signal = np.minimum(image[near], np.percentile(image[near][found], BRIGHTEST_PERCENTILE))
-        component = _moved_onto_signal(found, signal, spacing_mm, shift_mm) & free
+        component = _moved_onto_signal(found, signal, free, spacing_mm, shift_mm)
         distance = ndimage.distance_transform_edt(~component, sampling=spacing_mm)
         threshold = _between_dark_and_bright(signal[distance <= context_mm], threshold_share)
         bright = (distance <= distance_mm) & (signal > threshold)
-        redrawn[near] |= _in_place_of(component, _closed(bright, closing_mm, spacing_mm) & free)
+        part = _sharing_most(component, _closed(bright, closing_mm, spacing_mm) & free)
+        redrawn[near] |= part if 0.5 <= part.sum() / found.sum() <= 2 else found
     return redrawn
 
 
@@ -67,6 +70,7 @@ def without_fluid(
     mask: np.ndarray,
     image: np.ndarray,
     spacing_mm: Sequence[float],
+    origin: np.ndarray,
     threshold_share: float,
     least_contrast: float,
     least_separation: float,
@@ -76,27 +80,31 @@ def without_fluid(
 ) -> np.ndarray:
     """Take away from a solid structure, such as a tumour, the bright fluid about it that was counted in.
 
-    The structure's own signal is the median of its core, the half of its voxels that lie deepest; fluid's is the
+    The structure's own signal is the median of its core, the voxels deeper than its median depth; fluid's is the
     image's 99th percentile. What is more than ``threshold_share`` of the way from the one to the other, and connected
-    with such voxels outside the mask, is fluid. Taken away are the fluid, what is thinner than twice ``opening_mm``,
-    and what can be seen from the deepest point that remains only through fluid: brain beyond the cleft, for one. A cyst
-    that the structure encloses is not connected with the fluid outside, and stays.
+    with such voxels outside the mask, is fluid. Taken away are the fluid, what an opening then takes, and what can be
+    seen from the deepest point that remains only through fluid: brain beyond the cleft, for one. What lies nearer to
+    ``origin`` than that point is not asked to be in sight, because a tumour follows the bent canal that it grows from.
+    A cyst that the structure encloses is not connected with the fluid outside, and stays; one at its surface is lost.
 
-    The mask is left as it is where its core is about as bright as fluid or of mixed signal, and where less than a
-    quarter of it would remain. In a small structure a mixed core means that fluid fills much of the mask, for cystic
-    tumours are large: there the core's darker part (Otsu) counts, if it is clearly darker.
+    The mask is left as it is where it holds no fluid, where its core is about as bright as fluid or of mixed signal,
+    and where less than a quarter of it would remain. In a small structure a mixed core means that fluid fills much of
+    the mask, for cystic tumours are large: there the core's darker part (Otsu) counts, if its contrast is twice the
+    least.
 
     Args:
         mask: the structure, bool (X, Y, Z).
         image: signal (X, Y, Z) on the same grid, of any scale and offset, in which fluid is bright, as on hrT2.
         spacing_mm: of the voxels.
+        origin: what the structure grows from or beside, bool (X, Y, Z), for a VS the cochlea; may be empty, and then
+            nothing is taken for being out of sight.
         threshold_share: from 0 to 1.
         least_contrast: between core and fluid, as a share of what lies between the image's 5th percentile (bone, air)
             and its 99th.
         least_separation: the same contrast in interquartile ranges of the core; below it the core is mixed.
         small_ml: below this volume a structure is small.
         smoothing_mm: standard deviation of the Gaussian that keeps noise out of the border.
-        opening_mm: radius of the opening.
+        opening_mm: radius of the opening, between voxel centres: it takes what is nowhere deeper than this.
 
     Returns:
         The remaining mask, bool (X, Y, Z), part of the given one.
@@ -113,9 +121,20 @@ def without_fluid(
         return mask
     smooth = ndimage.gaussian_filter(image[near].astype(np.float32), [smoothing_mm / size for size in spacing_mm])
     outside = _connected_with_outside(smooth >= core + threshold_share * (fluid - core), mask[near])
+    if not (mask[near] & outside).any():
+        return mask
+    solid = _opened(mask[near] & ~outside, opening_mm, spacing_mm)
+    if not solid.any():
+        return mask
+    centre = np.array(np.unravel_index(np.argmax(_depth(solid, spacing_mm)), solid.shape))
+    first = [part.start for part in near]
+    kept = _in_sight(solid, centre, outside, spacing_mm) | _nearer(
+        solid, centre, np.argwhere(origin) - first, spacing_mm
+    )
+    components, _ = ndimage.label(_opened(kept, opening_mm, spacing_mm), np.ones((3, 3, 3)))
+    number = components[tuple(centre)]
     remaining = np.zeros_like(mask)
-    remaining[near] = _in_sight(_opened(mask[near] & ~outside, opening_mm, spacing_mm), outside, opening_mm, spacing_mm)
-    remaining[near] = ndimage.binary_fill_holes(remaining[near]) & mask[near]
+    remaining[near] = ndimage.binary_fill_holes((components == number) & (number > 0)) & mask[near]
     return remaining if remaining.sum() >= LEAST_REMAINDER * mask.sum() else mask
 
 
@@ -141,14 +160,8 @@ def _connected_with_outside(bright: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return np.isin(components, reaching[reaching > 0])
 
 
-def _in_sight(solid: np.ndarray, fluid: np.ndarray, opening_mm: float, spacing_mm: Sequence[float]) -> np.ndarray:
-    """Return the part of a mask (X, Y, Z) that straight lines from its deepest voxel reach without crossing fluid.
-
-    What is left of the parts behind fluid, and thinner than twice ``opening_mm``, goes as well.
-    """
-    if not solid.any():
-        return solid
-    centre = np.array(np.unravel_index(np.argmax(_depth(solid, spacing_mm)), solid.shape))
+def _in_sight(solid: np.ndarray, centre: np.ndarray, fluid: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
+    """Return the part of a mask (X, Y, Z) that straight lines from the centre reach without crossing fluid."""
     voxels = np.argwhere(solid)
     ways = voxels - centre
     longest_mm = float(np.linalg.norm(ways * np.asarray(spacing_mm), axis=1).max())
@@ -158,9 +171,19 @@ def _in_sight(solid: np.ndarray, fluid: np.ndarray, opening_mm: float, spacing_m
         seen &= ~fluid[tuple(np.rint(centre + share * ways).astype(int).T)]
     visible = np.zeros_like(solid)
     visible[tuple(voxels[seen].T)] = True
-    components, _ = ndimage.label(_opened(visible, opening_mm, spacing_mm), np.ones((3, 3, 3)))
-    number = components[tuple(centre)]
-    return (components == number) & (number > 0)
+    return visible
+
+
+def _nearer(solid: np.ndarray, centre: np.ndarray, origin: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
+    """Return the part of a mask (X, Y, Z) that is nearer than the centre to any of the voxels (N, 3); all, if none."""
+    if not len(origin):
+        return solid
+    tree = cKDTree(origin * np.asarray(spacing_mm))
+    voxels = np.argwhere(solid)
+    distances, reach = tree.query(voxels * spacing_mm)[0], tree.query(centre * spacing_mm)[0]
+    part = np.zeros_like(solid)
+    part[tuple(voxels[distances < reach].T)] = True
+    return part
 
 
 def _depth(mask: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
@@ -175,15 +198,16 @@ def _grown_box(box: tuple[slice, ...], by_mm: float, spacing_mm: Sequence[float]
 
 
 def _moved_onto_signal(
-    component: np.ndarray, signal: np.ndarray, spacing_mm: Sequence[float], reach_mm: float
+    component: np.ndarray, signal: np.ndarray, free: np.ndarray, spacing_mm: Sequence[float], reach_mm: float
 ) -> np.ndarray:
     """Return the component (X, Y, Z) moved by whole voxels, at most this far, to where it stands out most from its rim.
 
     What is compared is the correlation of the signal with inside (1) and rim (0), the voxels within ``RIM_MM`` of the
-    component. No voxel of the component may leave the volume. Of equally good places the nearest is taken.
+    component. The component may only come to lie where the volume is free. Of equally good places the nearest is taken.
     """
     window = np.argwhere(ndimage.distance_transform_edt(~component, sampling=spacing_mm) <= RIM_MM)
     inside = component[tuple(window.T)]
+    reach_mm += 1e-6  # 3 voxels of 0.4 mm are 1.2 mm, whatever floating point makes of them
     steps = [np.arange(-int(reach_mm / size), int(reach_mm / size) + 1) for size in spacing_mm]
     moves = np.stack(np.meshgrid(*steps, indexing="ij"), axis=-1).reshape(-1, 3)
     lengths = np.linalg.norm(moves * np.asarray(spacing_mm), axis=1)
@@ -192,8 +216,9 @@ def _moved_onto_signal(
     for move in moves[order[lengths[order] <= reach_mm]]:
         places = window + move
         held = ((places >= 0) & (places < signal.shape)).all(axis=1)
-        values, flags = signal[tuple(places[held].T)], inside[held]
-        if flags.sum() == inside.sum() and (score := _correlation(values, flags)) > best_score + 1e-9:
+        places, flags = tuple(places[held].T), inside[held]
+        fits = flags.sum() == inside.sum() and free[places][flags].all()
+        if fits and (score := _correlation(signal[places], flags)) > best_score + 1e-9:
             best, best_score = move, score
     moved = np.zeros_like(component)
     moved[tuple((window[inside] + best).T)] = True
@@ -202,15 +227,16 @@ def _moved_onto_signal(
 
 def _correlation(values: np.ndarray, flags: np.ndarray) -> float:
     """Return the correlation of values with flags, 0 where either does not vary."""
-    if flags.all() or not values.std() > 0:
+    if flags.all() or values.min() == values.max():
         return 0.0
-    return float(np.corrcoef(values, flags)[0, 1])
+    return float(np.corrcoef(values.astype(np.float64), flags)[0, 1])
 
 
 def _deepest_half(mask: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
-    """Return the half of the mask's voxels that lie deepest."""
+    """Return the voxels of the mask that are deeper than its median depth, or all where none is."""
     depth = _depth(mask, spacing_mm)
-    return mask & (depth >= np.median(depth[mask]))
+    deep = depth > np.median(depth[mask])
+    return deep if deep.any() else mask
 
 
 def _opened(mask: np.ndarray, radius_mm: float, spacing_mm: Sequence[float]) -> np.ndarray:
@@ -241,11 +267,10 @@ def _closed(mask: np.ndarray, radius_mm: float, spacing_mm: Sequence[float]) -> 
     return shrunk[inner] | mask
 
 
-def _in_place_of(component: np.ndarray, redrawn: np.ndarray) -> np.ndarray:
-    """Return the part of the redrawn mask that shares most with the component, or the component if that is no match."""
+def _sharing_most(component: np.ndarray, redrawn: np.ndarray) -> np.ndarray:
+    """Return the connected part of the redrawn mask that shares most with the component, empty if none does."""
     parts, count = ndimage.label(redrawn, np.ones((3, 3, 3)))
     if not count:
-        return component
+        return redrawn
     shared = ndimage.sum_labels(component, parts, range(1, count + 1))
-    best = parts == int(np.argmax(shared)) + 1
-    return best if shared.max() > 0 and 0.5 <= best.sum() / component.sum() <= 2 else component
+    return (parts == int(np.argmax(shared)) + 1) & (shared.max() > 0)

@@ -30,10 +30,15 @@ def pseudo_hrt2_items(
         source: the dataset's source items.
         views: view name -> folder of its pseudo-hrT2 volumes.
         suffix: what follows the case in the file names, e.g. ``_hrT2.nii.gz``.
-        weight: of each in the loss; at 0 they are listed, but not learnt from.
+        weight: of each in the loss, times the case's own; at 0 they are listed, but not learnt from.
     """
     return [
-        {**item, "image": str(folder / f"{item['case']}{suffix}"), "view": view, "weight": float(weight)}
+        {
+            **item,
+            "image": str(folder / f"{item['case']}{suffix}"),
+            "view": view,
+            "weight": weight * item.get("weight", 1.0),
+        }
         for view, folder in views.items()
         for item in source
         if item.get("label")

@@ -54,7 +54,8 @@ class SelfTrainingLoop(Engine):
         truth_dir: folder of ``<case>_Label.nii.gz`` for target and validation cases; read for evaluation and anchors
             only.
         pseudo_hrt2_weights: of each translated scan in the loss, beside pseudo-labelled real ones: in round 1, 2, ...;
-            the last one also in all further rounds. At 0 a round learns from the real scans alone.
+            the last one also in all further rounds. At 0 a round learns from the real scans alone, unless fewer than
+            half of them have a label: then the translated ones count fully.
         studies: folder of a MONAI Label datastore whose reviewed labels each new round takes over; by default
             ``output_dir/review``, if there.
         train_handlers: attached in order; ignite or MONAI handlers.
@@ -72,19 +73,15 @@ class SelfTrainingLoop(Engine):
         seed: int,
         device: torch.device | str,
         truth_dir: str | Path | None = None,
-        pseudo_hrt2_weights: Sequence[float] = (1.0,),
+        pseudo_hrt2_weights: float | Sequence[float] = (1.0,),
         studies: str | Path | None = None,
         train_handlers: Sequence[Any] = (),
     ) -> None:
         super().__init__(lambda engine, batch: self._round(engine.state.epoch - 1))
         if max_epochs < 1:
             raise CrossmodaError(f"max_epochs is {max_epochs}, but a run has at least round 0; give 1 or more")
-        if not pseudo_hrt2_weights or min(pseudo_hrt2_weights) < 0:
-            raise CrossmodaError(
-                f"pseudo_hrt2_weights is {list(pseudo_hrt2_weights)}, but must hold a number from 0 up for each round"
-            )
         self.max_epochs = max_epochs
-        self.pseudo_hrt2_weights = tuple(float(weight) for weight in pseudo_hrt2_weights)
+        self.pseudo_hrt2_weights = round_weights(pseudo_hrt2_weights)
         self.studies = Path(studies) if studies else Path(output_dir) / "review"
         self.truth_dir = Path(truth_dir) if truth_dir else None
         self.work = Work(
@@ -132,7 +129,7 @@ class SelfTrainingLoop(Engine):
         else:
             work.freeze_reviews(folder, self.studies)
             target = work.pseudo_labels(folder, self.folder(number - 1), number)
-        work.write_datalist(folder, work.pseudo_hrt2(first, self._pseudo_hrt2_weight(number, target)), target)
+        work.write_datalist(folder, work.pseudo_hrt2(first, self.pseudo_hrt2_weight(number, target)), target)
         work.train_segmenter(folder, number)
         work.predict(folder)
         metrics = work.evaluate(folder)
@@ -141,13 +138,19 @@ class SelfTrainingLoop(Engine):
         history = read_json(folder.path / "segmenter" / "history.json")
         return [{"round": number, "metrics": metrics, "loss": history["series"]["loss"][-1]}]
 
-    def _pseudo_hrt2_weight(self, number: int, target: Sequence[Mapping[str, Any]]) -> float:
-        """Return the weight of translated scans in a round's loss: 1 where there is nothing else to learn from."""
+    def pseudo_hrt2_weight(self, number: int, target: Sequence[Mapping[str, Any]]) -> float:
+        """Return the weight of translated scans in a round's loss: 1 where there is too little else to learn from."""
         if number == 0:
             return 1.0
         weight = self.pseudo_hrt2_weights[min(number, len(self.pseudo_hrt2_weights)) - 1]
-        if weight == 0 and not any(item.get("label") and item.get("weight", 1) > 0 for item in target):
-            logger.warning("round %d: no real scan's label was kept; the translated scans count fully instead", number)
+        kept = sum(bool(item.get("label")) and item.get("weight", 1) > 0 for item in target)
+        if weight == 0 and (kept == 0 or 2 * kept < len(target)):
+            logger.warning(
+                "round %d: %d of %d real scans have a label; the translated scans count fully",
+                number,
+                kept,
+                len(target),
+            )
             return 1.0
         return weight
 
@@ -200,6 +203,18 @@ class SelfTrainingLoop(Engine):
         path = work.run / "run.yaml"
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
             write_text(path, text)
+
+
+def round_weights(weights: float | Sequence[float]) -> tuple[float, ...]:
+    """Return the weights of translated scans in rounds 1, 2, ..., from a list or one number for all.
+
+    Raises:
+        CrossmodaError: there is none, or one is not a finite number from 0 up.
+    """
+    listed = [weights] if isinstance(weights, (int, float)) else list(weights)
+    if not listed or not all(isinstance(weight, (int, float)) and 0 <= weight < float("inf") for weight in listed):
+        raise CrossmodaError(f"pseudo_hrt2_weights is {weights}, but must hold a number from 0 up for each round")
+    return tuple(float(weight) for weight in listed)
 
 
 def current_segmenter(run: str | Path, **places: Any) -> ConfigWorkflow:

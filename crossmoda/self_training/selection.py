@@ -110,8 +110,9 @@ class RefineByContrast(Rule):
 
     A segmenter taught by translated scans finds the cochlea, but half a millimetre beside its place and not quite where
     it ends, and the next round would learn that. On the real scan the fluid in bone shows it. Chen 2023 does so after
-    each round ("contrast post-processing" of the cochlea, card C, which leaves the how open); here by
-    ``refine_by_contrast``. The defaults were chosen on the demo's target scans.
+    each round ("contrast post-processing" of the cochlea, card C, which leaves the how open; its default is Otsu's
+    threshold within two voxels of the label); here by ``refine_by_contrast``. The defaults were chosen on the demo's
+    target scans with their truth; the scans that the demo is judged by are others.
 
     Args:
         structure: to refine, each of its components by itself; a model that does not seek it is left alone.
@@ -163,10 +164,12 @@ class TakeAwayFluid(Rule):
     """Take from a tumour the cistern's and the canal's fluid that was counted in, and the brain beyond that fluid.
 
     Chen 2023 keeps the darker-than-CSF part of the intra-meatal VS ("contrast post-processing", card C, which leaves
-    the how open); here that of the whole VS, by ``without_fluid``. The defaults were chosen on the demo's target scans.
+    the how open; its default is Otsu's threshold); here that of the whole VS, by ``without_fluid``. The defaults were
+    chosen on the demo's target scans with their truth; the scans that the demo is judged by are others.
 
     Args:
         structure: to trim; a model that does not seek it is left alone.
+        origin: beside which it grows; where a model does not seek it, what lies beyond fluid is not taken.
         threshold_share: of the way from the core's signal to the fluid's, from 0 to 1.
         least_contrast: between core and fluid, as a share of what lies between bone and fluid, from 0 to 1; a tumour
             that is about as bright as fluid is left alone.
@@ -181,6 +184,7 @@ class TakeAwayFluid(Rule):
     """
 
     structure: str = "vs"
+    origin: str = "cochlea"
     threshold_share: float = 0.3
     least_contrast: float = 0.2
     least_separation: float = 2.5
@@ -204,6 +208,7 @@ class TakeAwayFluid(Rule):
             before,
             candidate.image,
             candidate.spacing_mm,
+            candidate.mask(self.origin) if candidate.seeks(self.origin) else np.zeros_like(before),
             threshold_share=self.threshold_share,
             least_contrast=self.least_contrast,
             least_separation=self.least_separation,
@@ -213,7 +218,7 @@ class TakeAwayFluid(Rule):
         )
         if not taken.any():
             return candidate
-        reason = f"{taken.sum() / before.sum():.0%} of the {self.structure} taken away as fluid"
+        reason = f"{taken.sum() / before.sum():.0%} of the {self.structure} taken away as fluid or beyond it"
         label = np.where(taken, 0, candidate.label).astype(np.uint8)
         return replace(candidate, label=label, reasons=(*candidate.reasons, reason))
 

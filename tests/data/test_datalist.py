@@ -95,8 +95,7 @@ def test_a_segmenter_gets_labelled_items_of_positive_weight_fit_for_one_batch(ru
         ("d", "", 0.5),
     ]
     assert [item.get("labels") for item in items] == [None, None, {"vs": 1, "cochlea": 2}]
-    assert set(items[0]) == {"case", "section", "site", "view", "image", "label", "weight"}
-    assert [item["section"] for item in items] == ["source", "source", "target"]
+    assert set(items[0]) == {"case", "site", "view", "image", "label", "weight"}
     assert [item["case"] for item in segmentation_items(run / "round_1" / "datalist.json", ["target"])] == ["d"]
 
 

@@ -91,6 +91,35 @@ def test_a_label_stays_inside_the_volume_when_it_is_moved() -> None:
     assert dice(found, truth) > 0.97
 
 
+def test_a_label_is_not_moved_onto_another_structure() -> None:
+    truth, other = ball((15, 16, 15), 3.0), ball((15, 20.5, 15), 2.0)
+    label = ball((15, 16.8, 15), 3.0) & ~other
+    found = refine(label, scan((truth, 60), (other, 60)), shift_mm=1.6, allowed=~other)
+    assert not (found & other).any()
+    assert dice(found, truth & ~other) > 0.95
+
+
+def test_a_single_voxel_between_others_stays() -> None:
+    label = np.zeros(SHAPE, bool)
+    label[30, 20, 10] = True
+    found = refine(label, scan((ball((16, 16, 15), 1.0), 60)), shift_mm=1.6, allowed=np.zeros(SHAPE, bool))
+    np.testing.assert_array_equal(found, label)
+
+
+def test_a_move_of_exactly_the_allowed_length_is_made() -> None:
+    truth, label = ball((15, 16, 15), 3.0), ball((15, 18.4, 15), 3.0)  # 3 voxels of 0.8 mm
+    found = refine(label, scan((truth, 60)), shift_mm=2.4, distance_mm=0.01, closing_mm=0.01)
+    np.testing.assert_array_equal(found, truth)
+
+
+def test_slices_thicker_than_the_allowed_length_are_not_crossed() -> None:
+    truth, label = ball((15, 16, 15), 3.2), ball((15, 16, 16.5), 3.2)  # slices 8 to 12, and 9 to 13
+    found = refine(label, scan((truth, 60)), shift_mm=1.3, distance_mm=0.01, closing_mm=0.01)
+    assert truth[:, :, 8].any()
+    assert not found[:, :, 8].any()
+    assert refine(label, scan((truth, 60)), shift_mm=1.5)[:, :, 8].any()
+
+
 def test_scale_and_offset_of_the_signal_do_not_matter() -> None:
     truth, label = ball((15, 16, 15), 4.0), ball((15, 16, 15), 4.8)
     image = scan((truth, 60))
@@ -124,10 +153,11 @@ def test_voxels_of_another_structure_are_not_taken() -> None:
     assert not (found & other).any()
 
 
-@pytest.mark.parametrize("image", [np.full(SHAPE, 3.0, np.float32), scan((ball((15, 16, 15), 2.5), 60))])
+@pytest.mark.parametrize("image", [np.full(SHAPE, 0.1, np.float32), scan((ball((15, 16, 15), 2.5), 60))])
 def test_without_contrast_or_where_the_volume_would_more_than_halve_the_label_stays(image: np.ndarray) -> None:
     label = ball((15, 16, 15), 4.0)
     np.testing.assert_array_equal(refine(label, image), label)
+    np.testing.assert_array_equal(refine(label, image, shift_mm=1.3), label)
 
 
 def test_a_structure_at_the_images_edge_keeps_its_border_there() -> None:
@@ -158,8 +188,11 @@ def fluid_scan(tumour: np.ndarray, signal: float) -> np.ndarray:
     return image
 
 
-def trim(mask: np.ndarray, image: np.ndarray, **changes: Any) -> np.ndarray:
-    return without_fluid(mask, image, SPACING_MM, **{**FLUID_SETTINGS, **changes})
+COCHLEA = ball((1, 16, 15), 1.5)  # on the low side of the first axis, where the canals of these tumours lead
+
+
+def trim(mask: np.ndarray, image: np.ndarray, origin: np.ndarray = COCHLEA, **changes: Any) -> np.ndarray:
+    return without_fluid(mask, image, SPACING_MM, origin, **{**FLUID_SETTINGS, **changes})
 
 
 @pytest.mark.parametrize("signal", [25, 45, 70])
@@ -193,6 +226,44 @@ def test_brain_beyond_the_cleft_is_taken_away_though_it_is_as_dark_as_the_tumour
     bridged = trim(label, fluid_scan(tumour | brain | bridge, 40))
     assert (bridged & tumour).sum() > 0.97 * tumour.sum()
     assert (bridged & brain).sum() < 0.1 * brain.sum()
+
+
+def test_the_same_brain_stays_where_nothing_tells_on_which_side_the_canal_is() -> None:
+    beyond = np.arange(SHAPE[0])[:, None, None] * SPACING_MM[0] > 14
+    tumour, brain = ball((12, 16, 15), 5.0), ball((12, 16, 15), 9.0) & ~ball((12, 16, 15), 6.2) & beyond
+    bridge = ball((12, 16, 15), 6.2) & beyond & (np.arange(SHAPE[1])[None, :, None] > 23)
+    label = tumour | ball((12, 16, 15), 8.5) & beyond
+    image = fluid_scan(tumour | brain | bridge, 40)
+    nowhere = np.zeros(SHAPE, bool)
+    assert (trim(label, image, nowhere) & brain).sum() > (trim(label, image) & brain).sum()
+
+
+def canal(offset_mm: float) -> np.ndarray:
+    """Return a canal of radius 2.4 mm from the low side of the first axis to a ball at (18, 16, 15), off its middle."""
+    axes = [np.arange(n) * size for n, size in zip(SHAPE, SPACING_MM, strict=True)]
+    inside = (axes[1][None, :, None] - 16 - offset_mm) ** 2 + (axes[2][None, None, :] - 15) ** 2 <= 2.4**2
+    return inside & ((axes[0] > 4) & (axes[0] < 18))[:, None, None]
+
+
+@pytest.mark.parametrize("offset_mm", [0.0, 2.5, 4.0])
+def test_a_right_label_keeps_its_canal_part_also_round_a_corner(offset_mm: float) -> None:
+    tumour = ball((18, 16, 15), 6.0) | canal(offset_mm)
+    label = tumour | ball((19, 16, 15), 6.2)
+    found = trim(label, fluid_scan(tumour, 40))
+    in_canal = canal(offset_mm) & ~ball((18, 16, 15), 7.0)
+    assert (found & in_canal).sum() > 0.85 * in_canal.sum()
+    assert dice(found, tumour) > 0.95
+
+
+def test_a_tumour_cut_by_the_volumes_edge_is_trimmed_as_well() -> None:
+    tumour, label = ball((28, 16, 15), 5.0), ball((28, 16, 15), 6.2)
+    found = trim(label, fluid_scan(tumour, 40))
+    assert dice(found, tumour) > 0.95
+
+
+def test_a_label_that_holds_no_fluid_is_not_touched() -> None:
+    tumour = ball((15, 16, 15), 5.0) | ball((20.5, 16, 15), 0.9)  # with a thin tip, which opening would take
+    np.testing.assert_array_equal(trim(tumour, fluid_scan(tumour, 40), smoothing_mm=0.01), tumour)
 
 
 def test_a_mixed_tumour_is_left_alone_unless_it_is_small() -> None:

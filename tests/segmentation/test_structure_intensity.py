@@ -115,11 +115,13 @@ def test_probability_zero_never_changes_anything():
     assert all(torch.equal(augment(data)["image"], data["image"]) for _ in range(20))
 
 
-def test_only_scans_of_the_named_sections_change():
-    augment = transform({"vs": [0.5, 0.5]}, sections=["source"])
-    assert torch.equal(augment(item() | {"section": "target"})["image"], item()["image"])
-    assert torch.equal(augment(item())["image"], item()["image"])  # of no section
-    assert not torch.equal(augment(item() | {"section": "source"})["image"], item()["image"])
+def test_real_scans_are_left_alone_where_only_translated_ones_are_meant():
+    levels = {"vs": [0.5, 0.5]}
+    augment = transform(levels, translated_only=True)
+    for real in (item(), item() | {"view": ""}):
+        assert torch.equal(augment(real)["image"], item()["image"])
+        assert not torch.equal(transform(levels)(real)["image"], item()["image"])
+    assert not torch.equal(augment(item() | {"view": "cyclegan"})["image"], item()["image"])
 
 
 def test_vs_may_be_named_where_the_network_tells_its_parts_apart():

@@ -24,6 +24,7 @@ from crossmoda.errors import CrossmodaError, find_user_error
 from crossmoda.files import read_json, sha256_of_tree
 from crossmoda.self_training import continue_run, load_run
 from crossmoda.self_training.bundles import make_workflow, run_workflow
+from crossmoda.self_training.datalists import pseudo_hrt2_items
 
 TRAIN = "bundles/vs_cochlea_self_training/configs/train.yaml"
 SIZES: dict[str, Any] = {
@@ -171,17 +172,33 @@ def test_translated_scans_count_fully_where_no_real_scan_has_a_label(
     datalist = load_datalist(run / "round_1" / "datalist.json")
     assert not any(item.get("label") for item in datalist["target"] if item.get("weight", 1) > 0)
     assert [item["weight"] for item in datalist["source"]] == [1.0, 1.0]
-    assert "round 1: no real scan's label was kept" in caplog.text
+    assert "round 1: 0 of 2 real scans have a label" in caplog.text
 
 
-@pytest.mark.parametrize("weights", [[], [0.5, -0.1]])
+@pytest.mark.parametrize("weights", [[], [0.5, -0.1], -1, [float("nan")], ["much"]])
 def test_impossible_weights_of_translated_scans_are_refused_before_any_training(
-    tiny_dataset: Path, tmp_path: Path, weights: list[float]
+    tiny_dataset: Path, tmp_path: Path, weights: Any
 ) -> None:
     with pytest.raises(Exception) as caught:  # noqa: PT011 - MONAI wraps the error, its cause is checked
         run_loop(tiny_dataset, tmp_path / "run", pseudo_hrt2_weights=weights)
     assert "pseudo_hrt2_weights" in str(find_user_error(caught.value))
     assert not (tmp_path / "run" / "round_0").exists()
+
+
+def test_a_case_that_the_user_weighted_keeps_its_weight_in_every_round() -> None:
+    source = [{"case": "a", "label": "a.nii.gz", "weight": 0.5}, {"case": "b", "label": "b.nii.gz"}]
+    items = pseudo_hrt2_items(source, {"cyclegan": Path("view")}, "_hrT2.nii.gz", 0.3)
+    assert [item["weight"] for item in items] == [0.15, 0.3]
+
+
+@pytest.mark.parametrize(("kept", "weight"), [(0, 1.0), (1, 1.0), (2, 0.0), (4, 0.0)])
+def test_translated_scans_step_in_where_fewer_than_half_of_the_real_ones_have_a_label(
+    finished: Path, kept: int, weight: float
+) -> None:
+    loop = load_run(finished, pseudo_hrt2_weights=0)
+    target = [{"case": str(n), **({"label": "x", "weight": 0.7} if n < kept else {})} for n in range(4)]
+    assert loop.pseudo_hrt2_weight(1, target) == weight
+    assert loop.pseudo_hrt2_weight(0, target) == 1.0
 
 
 def test_a_changed_device_or_number_of_workers_redoes_nothing(run: Path, tiny_dataset: Path) -> None:

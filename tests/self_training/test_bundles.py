@@ -1,0 +1,81 @@
+"""Another bundle as one step of the loop."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from crossmoda.data.datalist import load_datalist, save_datalist
+from crossmoda.errors import CrossmodaError
+from crossmoda.files import read_json
+from crossmoda.self_training import BundleUse
+
+TINY: dict[str, Any] = {
+    "spacing": [1.6, 1.6, 3.0],
+    "crop_size": [48, 32],
+    "patch_size": [32, 32, 8],
+    "iterations_per_epoch": 2,
+    "max_epochs": 1,
+    "batch_size": 1,
+}
+
+
+@pytest.fixture
+def root(repository: Path) -> str:
+    return str(repository / "bundles" / "vs_cochlea_hrt2_segmentation")
+
+
+def test_overrides_and_overlays_decide_the_configuration_and_places_do_not(root: str) -> None:
+    plain = BundleUse(root).config("train")
+    assert plain["max_epochs"] == 200
+    assert "output_dir" not in plain
+    assert "device" not in plain
+    changed = BundleUse(root, train={"max_epochs": 3}, train_overlays=["variant_unet2d5.yaml"]).config("train")
+    assert changed["max_epochs"] == 3
+    assert changed["network_def"]["_target_"] != plain["network_def"]["_target_"]
+
+
+def test_a_key_that_the_bundle_lacks_and_a_missing_file_are_named(root: str) -> None:
+    with pytest.raises(CrossmodaError, match="max_epoch: no such key"):
+        BundleUse(root, train={"max_epoch": 3}).config("train")
+    with pytest.raises(CrossmodaError, match=r"nowhere\.yaml: no such configuration file"):
+        BundleUse(root, inference_overlays=["nowhere.yaml"]).config("inference")
+
+
+def labelled_dataset(dataset: Path, folder: Path) -> str:
+    """Return a datalist whose source images take the place of hrT2, since only the machinery is looked at."""
+    datalist = load_datalist(dataset)
+    datalist["validation"] = []
+    save_datalist(folder / "datalist.json", datalist)
+    return str(folder / "datalist.json")
+
+
+def test_two_processes_train_one_segmenter(
+    root: str, tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repository: Path
+) -> None:
+    monkeypatch.chdir(repository)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    places = {"dataset_dir": labelled_dataset(tiny_dataset, tmp_path), "output_dir": str(tmp_path / "segmenter")}
+    BundleUse(root, train=TINY, processes=2).run("train", torch.device("cpu"), **places)
+    weights = torch.load(tmp_path / "segmenter" / "model.pt", weights_only=True)
+    assert all(torch.isfinite(value).all() for value in weights.values() if value.is_floating_point())
+    assert not any(name.startswith("module.") for name in weights)  # fit for inference on one device
+    assert read_json(tmp_path / "segmenter" / "model.json")["structures"] == ["vs", "cochlea"]
+    assert sorted(path.name for path in (tmp_path / "segmenter" / "checkpoints").glob("state_*.pt")) == [
+        "state_0.pt",
+        "state_1.pt",
+    ]
+
+
+def test_a_training_that_fails_in_its_processes_fails_here(
+    root: str, tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repository: Path
+) -> None:
+    monkeypatch.chdir(repository)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    places = {"dataset_dir": str(tmp_path / "nowhere"), "output_dir": str(tmp_path / "segmenter")}
+    with pytest.raises(CrossmodaError, match="training with 2 processes failed"):
+        BundleUse(root, train=TINY, processes=2).run("train", torch.device("cpu"), **places)
+    assert not (tmp_path / "segmenter" / "model.pt").exists()
