@@ -8,6 +8,7 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial import cKDTree
 from skimage.filters import threshold_otsu
+from skimage.morphology import isotropic_closing, isotropic_opening
 
 BRIGHTEST_PERCENTILE = 95  # of the component's signal; brighter fluid of the cistern must not move the threshold
 RIM_MM = 1.5  # about a structure, what it must stand out from; a wider rim reaches the canal and the vestibule
@@ -115,7 +116,7 @@ def without_fluid(
     near = _grown_box(ndimage.find_objects(mask.astype(np.uint8))[0], reach_mm, spacing_mm)
     dark, fluid = (float(value) for value in np.percentile(image, [DARK_PERCENTILE, FLUID_PERCENTILE]))
     small = mask.sum() * np.prod(spacing_mm) < 1000 * small_ml
-    values = image[near][_deepest_half(mask[near], spacing_mm)]
+    values = image[near][_deep_part(mask[near], spacing_mm)]
     core = _core_signal(values, dark, fluid, least_contrast, least_separation, small)
     if core is None:
         return mask
@@ -127,10 +128,8 @@ def without_fluid(
     if not solid.any():
         return mask
     centre = np.array(np.unravel_index(np.argmax(_depth(solid, spacing_mm)), solid.shape))
-    first = [part.start for part in near]
-    kept = _in_sight(solid, centre, outside, spacing_mm) | _nearer(
-        solid, centre, np.argwhere(origin) - first, spacing_mm
-    )
+    origin_voxels = np.argwhere(origin) - [part.start for part in near]
+    kept = _in_sight(solid, centre, outside, spacing_mm) | _nearer(solid, centre, origin_voxels, spacing_mm)
     components, _ = ndimage.label(_opened(kept, opening_mm, spacing_mm), np.ones((3, 3, 3)))
     number = components[tuple(centre)]
     remaining = np.zeros_like(mask)
@@ -175,7 +174,10 @@ def _in_sight(solid: np.ndarray, centre: np.ndarray, fluid: np.ndarray, spacing_
 
 
 def _nearer(solid: np.ndarray, centre: np.ndarray, origin: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
-    """Return the part of a mask (X, Y, Z) that is nearer than the centre to any of the voxels (N, 3); all, if none."""
+    """Return the part of a mask (X, Y, Z) that is nearer than the centre to the nearest of the voxels (N, 3).
+
+    Without such voxels it is the whole mask.
+    """
     if not len(origin):
         return solid
     tree = cKDTree(origin * np.asarray(spacing_mm))
@@ -232,7 +234,7 @@ def _correlation(values: np.ndarray, flags: np.ndarray) -> float:
     return float(np.corrcoef(values.astype(np.float64), flags)[0, 1])
 
 
-def _deepest_half(mask: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
+def _deep_part(mask: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
     """Return the voxels of the mask that are deeper than its median depth, or all where none is."""
     depth = _depth(mask, spacing_mm)
     deep = depth > np.median(depth[mask])
@@ -240,11 +242,10 @@ def _deepest_half(mask: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
 
 
 def _opened(mask: np.ndarray, radius_mm: float, spacing_mm: Sequence[float]) -> np.ndarray:
-    """Return the mask shrunk and then grown by a ball, without what is thinner than the ball."""
-    shrunk = _depth(mask, spacing_mm) > radius_mm
-    if not shrunk.any():
-        return shrunk
-    return mask & (ndimage.distance_transform_edt(~shrunk, sampling=spacing_mm) <= radius_mm)
+    """Return the mask (X, Y, Z) opened by a ball; beyond the volume all is outside."""
+    if _depth(mask, spacing_mm).max() <= radius_mm:  # nothing would be left to grow from
+        return np.zeros_like(mask)
+    return isotropic_opening(np.pad(mask, 1), radius_mm, spacing=spacing_mm)[1:-1, 1:-1, 1:-1]
 
 
 def _between_dark_and_bright(signal: np.ndarray, share: float) -> float:
@@ -257,14 +258,12 @@ def _between_dark_and_bright(signal: np.ndarray, share: float) -> float:
 
 
 def _closed(mask: np.ndarray, radius_mm: float, spacing_mm: Sequence[float]) -> np.ndarray:
-    """Return the mask grown and then shrunk by a ball; the volume's edge is no border."""
+    """Return the mask (X, Y, Z) closed by a ball; the volume's edge is no border."""
     if not mask.any():
         return mask
     pads = [(int(np.ceil(radius_mm / size)) + 1,) * 2 for size in spacing_mm]
-    grown = ndimage.distance_transform_edt(~np.pad(mask, pads), sampling=spacing_mm) <= radius_mm
-    shrunk = ndimage.distance_transform_edt(grown, sampling=spacing_mm) > radius_mm
     inner = tuple(slice(before, before + size) for (before, _), size in zip(pads, mask.shape, strict=True))
-    return shrunk[inner] | mask
+    return isotropic_closing(np.pad(mask, pads), radius_mm, spacing=spacing_mm)[inner]
 
 
 def _sharing_most(component: np.ndarray, redrawn: np.ndarray) -> np.ndarray:

@@ -53,6 +53,10 @@ class Candidate:
         parts = PARTS.get(structure, (structure,))
         return structure in self.structures or all(part in self.structures for part in parts)
 
+    def relabelled(self, label: np.ndarray, reason: str) -> Candidate:
+        """Return the candidate with another label (X, Y, Z) of the same numbers, for this reason."""
+        return replace(self, label=label.astype(np.uint8), reasons=(*self.reasons, reason))
+
     def rejected(self, reason: str) -> Candidate:
         """Return the candidate left out, for this reason."""
         return replace(self, weight=0.0, reasons=(*self.reasons, reason))
@@ -96,12 +100,13 @@ class KeepLargestComponent(Rule):
         """Return the candidate without the smaller components."""
         numbers = model_labels(candidate.structures)
         keep = MonaiKeepLargest(applied_labels=[numbers[name] for name in self.structures if name in numbers])
-        label = np.asarray(keep(torch.from_numpy(candidate.label[None].astype(np.int16))))[0].astype(np.uint8)
+        label = np.asarray(keep(torch.from_numpy(candidate.label[None].astype(np.int16))))[0]
         removed = int((label != candidate.label).sum())
         if not removed:
             return candidate
-        reason = f"{removed} voxels outside the largest component of {', '.join(self.structures)} removed"
-        return replace(candidate, label=label, reasons=(*candidate.reasons, reason))
+        return candidate.relabelled(
+            label, f"{removed} voxels outside the largest component of {', '.join(self.structures)} removed"
+        )
 
 
 @dataclass(frozen=True)
@@ -111,8 +116,8 @@ class RefineByContrast(Rule):
     A segmenter taught by translated scans finds the cochlea, but half a millimetre beside its place and not quite where
     it ends, and the next round would learn that. On the real scan the fluid in bone shows it. Chen 2023 does so after
     each round ("contrast post-processing" of the cochlea, card C, which leaves the how open; its default is Otsu's
-    threshold within two voxels of the label); here by ``refine_by_contrast``. The defaults were chosen on the demo's
-    target scans with their truth; the scans that the demo is judged by are others.
+    threshold within two voxels of the label); here by ``refine_by_contrast``. The defaults were chosen on synthetic
+    scans with their truth: the demo's target scans and 24 others.
 
     Args:
         structure: to refine, each of its components by itself; a model that does not seek it is left alone.
@@ -154,9 +159,10 @@ class RefineByContrast(Rule):
         changed = int((before != after).sum())
         if not changed:
             return candidate
-        label = np.where(after, numbers[self.structure], np.where(before, 0, candidate.label)).astype(np.uint8)
-        reason = f"{self.structure} redrawn by contrast, {changed / before.sum():.0%} of its voxels changed"
-        return replace(candidate, label=label, reasons=(*candidate.reasons, reason))
+        return candidate.relabelled(
+            np.where(after, numbers[self.structure], np.where(before, 0, candidate.label)),
+            f"{self.structure} redrawn by contrast, {changed / before.sum():.0%} of its voxels changed",
+        )
 
 
 @dataclass(frozen=True)
@@ -165,7 +171,7 @@ class TakeAwayFluid(Rule):
 
     Chen 2023 keeps the darker-than-CSF part of the intra-meatal VS ("contrast post-processing", card C, which leaves
     the how open; its default is Otsu's threshold); here that of the whole VS, by ``without_fluid``. The defaults were
-    chosen on the demo's target scans with their truth; the scans that the demo is judged by are others.
+    chosen on synthetic scans with their truth: the demo's target and validation scans and 24 others.
 
     Args:
         structure: to trim; a model that does not seek it is left alone.
@@ -177,7 +183,7 @@ class TakeAwayFluid(Rule):
             unless it is small.
         small_ml: volume of a small tumour, in which a mixed core means that fluid fills much of the label.
         smoothing_mm: standard deviation of the Gaussian that keeps noise out of the border.
-        opening_mm: radius of the opening, which takes away what is thinner than twice this.
+        opening_mm: radius of the opening, which takes away what is nowhere deeper than this.
 
     Raises:
         CrossmodaError: a length is not above 0, or a share is not from 0 to 1.
@@ -218,9 +224,10 @@ class TakeAwayFluid(Rule):
         )
         if not taken.any():
             return candidate
-        reason = f"{taken.sum() / before.sum():.0%} of the {self.structure} taken away as fluid or beyond it"
-        label = np.where(taken, 0, candidate.label).astype(np.uint8)
-        return replace(candidate, label=label, reasons=(*candidate.reasons, reason))
+        return candidate.relabelled(
+            np.where(taken, 0, candidate.label),
+            f"{taken.sum() / before.sum():.0%} of the {self.structure} taken away as fluid or beyond it",
+        )
 
 
 @dataclass(frozen=True)

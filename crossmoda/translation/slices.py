@@ -166,9 +166,8 @@ class UnpairedSlices(Dataset, Randomizable):
     ) -> None:
         super().__init__(data=[*data[0], *data[1]])
         self.focus = dict(focus or {})
-        if (
-            any(share < 0 for share in self.focus.values()) or sum(self.focus.values()) > 1 + 1e-9
-        ):  # 0.1 + 0.7 + 0.2 > 1
+        shares = self.focus.values()
+        if any(share < 0 for share in shares) or sum(shares) > 1 + 1e-9:  # in floating point, 0.1 + 0.7 + 0.2 > 1
             raise CrossmodaError(f"focus {self.focus}: shares must be 0 or more and add up to 1 at most")
         options = (minimum_foreground, memory_gib / 2, cache_dir)
         self.source = SliceSource(data[0], preprocessing, SOURCE, *options, structures=len(self.focus))

@@ -45,8 +45,8 @@ def test_a_key_that_the_bundle_lacks_and_a_missing_file_are_named(root: str) -> 
         BundleUse(root, inference_overlays=["nowhere.yaml"]).config("inference")
 
 
-def labelled_dataset(dataset: Path, folder: Path) -> str:
-    """Return a datalist whose source images take the place of hrT2, since only the machinery is looked at."""
+def without_validation(dataset: Path, folder: Path) -> str:
+    """Return a datalist of the dataset without validation cases, since only the training is looked at."""
     datalist = load_datalist(dataset)
     datalist["validation"] = []
     save_datalist(folder / "datalist.json", datalist)
@@ -58,7 +58,7 @@ def test_two_processes_train_one_segmenter(
 ) -> None:
     monkeypatch.chdir(repository)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    places = {"dataset_dir": labelled_dataset(tiny_dataset, tmp_path), "output_dir": str(tmp_path / "segmenter")}
+    places = {"dataset_dir": without_validation(tiny_dataset, tmp_path), "output_dir": str(tmp_path / "segmenter")}
     BundleUse(root, train=TINY, processes=2).run("train", torch.device("cpu"), **places)
     weights = torch.load(tmp_path / "segmenter" / "model.pt", weights_only=True)
     assert all(torch.isfinite(value).all() for value in weights.values() if value.is_floating_point())
