@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from crossmoda.data.datalist import load_datalist, save_datalist
-from crossmoda.data.volumes import read_volume, write_volume
+from crossmoda.data.volumes import read_volume, same_grid, write_volume
 from crossmoda.engines import seed_everything
 from crossmoda.errors import CrossmodaError
 from crossmoda.evaluation.aggregate import evaluate_folder
@@ -236,8 +236,10 @@ class Work:
             volume = read_volume(inputs["predictions"] / f"{case}{LABEL_SUFFIX}")
             x, y, z = (float(size) for size in volume.spacing_mm)
             label = volume.array.astype(np.uint8)
-            image = read_volume(images[case]).array
-            candidate = Candidate(case, label, tuple(self.structures), float(scores[case]), (x, y, z), image)
+            scan = read_volume(images[case])
+            if not same_grid(scan, volume):  # the rules compare label and scan voxel by voxel
+                raise CrossmodaError(f"{images[case]}: not on the grid of its predicted label; restore the scan")
+            candidate = Candidate(case, label, tuple(self.structures), float(scores[case]), (x, y, z), scan.array)
             candidate = apply_rules(candidate, rules)
             write_volume(output / f"{case}{LABEL_SUFFIX}", candidate.label, volume.affine, dtype=np.uint8)
             fates[case] = {
