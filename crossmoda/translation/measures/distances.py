@@ -1,0 +1,153 @@
+"""Distances between two sets of feature vectors: of translated slices and of real ones.
+
+Both first standardise the features with mean and standard deviation of the real ones alone: statistics that the
+translations had a share in would hide how far they are away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+
+import torch
+
+from crossmoda.errors import CrossmodaError
+
+_DEGREE = 3  # of the polynomial kernel
+_ROWS = 2048  # of the kernel's matrix at once, which bounds memory
+_SMALLEST_DEVIATION = 1e-6
+
+Cases = Sequence[Hashable] | None
+
+
+def standardise(features: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+    """Return features (B, F) with the real ones' (N, F) mean taken off, in units of their standard deviation.
+
+    Features that do not vary among the real ones are only shifted.
+    """
+    mean, deviation = real.mean(dim=0), real.std(dim=0)
+    return (features - mean) / torch.where(deviation > _SMALLEST_DEVIATION, deviation, torch.ones_like(deviation))
+
+
+def frechet_distance(features: torch.Tensor, real: torch.Tensor) -> float:
+    """Return the Frechet distance between normal distributions fitted to two sets of features (Heusel et al. 2017).
+
+    The same as MONAI's ``FIDMetric`` on standardised features. The trace of the root of the product of the covariances
+    is taken from singular values: exact with fewer slices than features too, where a matrix root is not. The distance
+    of few slices is too large, by about F (F + 3) / (2 n) for n slices on both sides: take ten slices a feature, or
+    compare only distances of equal numbers of slices; ``kernel_distance`` has no such bias.
+
+    Args:
+        features: (n, F) of translated slices.
+        real: (m, F) of real ones.
+
+    Returns:
+        0 (best) upwards, without unit: squared standard deviations of the real features, summed over the features.
+
+    Raises:
+        CrossmodaError: fewer than two rows, unequal numbers of features, or a value that is not finite.
+    """
+    first, second = _checked(features, real)
+    centred = [x - x.mean(dim=0) for x in (first, second)]
+    roots = [torch.linalg.qr(x, mode="r").R / (len(x) - 1) ** 0.5 for x in centred]  # root' root is the covariance
+    overlap = torch.linalg.svdvals(roots[0] @ roots[1].T).sum()
+    spread = sum(root.square().sum() for root in roots) - 2 * overlap
+    return max(float((first.mean(dim=0) - second.mean(dim=0)).square().sum() + spread), 0.0)
+
+
+def kernel_distance(features: torch.Tensor, real: torch.Tensor, cases: Cases = None, real_cases: Cases = None) -> float:
+    """Return the squared maximum mean discrepancy with a cubic kernel, unbiased (Binkowski et al., ICLR 2018).
+
+    k(x, y) = (x . y / F + 1)^3. Without bias: 0 on average for two sets of one distribution, whatever their sizes, so a
+    value may be slightly negative. Pairs of slices of one case are left out where cases are given: they are more
+    alike than slices of two patients, and would make every distance too large.
+
+    Args:
+        features: (n, F) of translated slices.
+        real: (m, F) of real ones.
+        cases: whose each row of ``features`` is; by default each row is a case of its own.
+        real_cases: the same for ``real``.
+
+    Returns:
+        The distance, without unit; 0 is best, there is no upper end.
+
+    Raises:
+        CrossmodaError: fewer than two cases on a side, unequal numbers of features, or a value that is not finite.
+    """
+    return kernel_distance_with_error(features, real, cases, real_cases)[0]
+
+
+def kernel_distance_with_error(
+    features: torch.Tensor, real: torch.Tensor, cases: Cases = None, real_cases: Cases = None
+) -> tuple[float, float]:
+    """Return ``kernel_distance`` and its standard error over cases.
+
+    The standard error is the jackknife's, which leaves out one case at a time on either side; NaN where a side has two
+    cases only. Binkowski et al. draw subsets of images instead, since they have no cases and a hundred times the
+    images.
+    """
+    first, second = _checked(features, real)
+    sides = [_indices(cases, len(first)), _indices(real_cases, len(second))]
+    counts = [torch.bincount(side).double() for side in sides]
+    if min(len(count) for count in counts) < 2:
+        raise CrossmodaError("a kernel distance needs two cases or more on either side; evaluate more scans")
+    same, other = _kernel_sums(first, first, sides[0], sides[0]), _kernel_sums(second, second, sides[1], sides[1])
+    across = _kernel_sums(first, second, *sides)
+    value = (
+        _mean_pair(same, counts[0])
+        + _mean_pair(other, counts[1])
+        - 2 * across.sum() / counts[0].sum() / counts[1].sum()
+    )
+    replicates = [
+        _without_each(same, counts[0], across, counts[1]) + _mean_pair(other, counts[1]),
+        _without_each(other, counts[1], across.T, counts[0]) + _mean_pair(same, counts[0]),
+    ]
+    variance = sum((r - r.mean()).square().sum() * (len(r) - 1) / len(r) for r in replicates)
+    return float(value), float(variance) ** 0.5
+
+
+def _mean_pair(sums: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+    """Return the kernel's mean over pairs of rows of different cases, from its sums (cases, cases)."""
+    return (sums.sum() - sums.trace()) / (counts.sum() ** 2 - counts.square().sum())
+
+
+def _without_each(same: torch.Tensor, counts: torch.Tensor, across: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+    """Return this side's part of the distance without each case, (cases,): the mean pair less twice the mean across."""
+    rest = counts.sum() - counts
+    pairs = same.sum() - same.trace() - 2 * (same.sum(dim=1) - same.diagonal())
+    within = pairs / (rest.square() - (counts.square().sum() - counts.square()))
+    return within - 2 * (across.sum() - across.sum(dim=1)) / rest / others.sum()
+
+
+def _kernel_sums(x: torch.Tensor, y: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    """Return the kernel summed by pair of cases, (cases of x, cases of y), computed some rows at a time."""
+    by_column = torch.zeros(len(x), int(columns.max()) + 1, dtype=x.dtype, device=x.device)
+    for start in range(0, len(x), _ROWS):
+        part = slice(start, start + _ROWS)
+        kernel = (x[part] @ y.T / x.shape[1] + 1) ** _DEGREE
+        by_column[part].index_add_(1, columns, kernel)
+    sums = torch.zeros(int(rows.max()) + 1, by_column.shape[1], dtype=x.dtype, device=x.device)
+    return sums.index_add_(0, rows, by_column)
+
+
+def _indices(cases: Cases, length: int) -> torch.Tensor:
+    """Return the number (rows,) of each row's case."""
+    if cases is None:
+        return torch.arange(length)
+    if len(cases) != length:
+        raise CrossmodaError(f"{len(cases)} cases for {length} rows of features; name the case of every row")
+    numbers = {case: number for number, case in enumerate(dict.fromkeys(cases))}
+    return torch.tensor([numbers[case] for case in cases])
+
+
+def _checked(features: torch.Tensor, real: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return both sets standardised, in double precision on the CPU."""
+    first, second = (x.detach().cpu().double() for x in (features, real))
+    if first.ndim != 2 or second.ndim != 2 or first.shape[1] != second.shape[1]:
+        raise CrossmodaError(
+            f"features of shapes {tuple(first.shape)} and {tuple(second.shape)}: give (rows, features)"
+        )
+    if min(len(first), len(second)) < 2:
+        raise CrossmodaError("a distance needs two slices or more on either side; evaluate more scans")
+    if not (first.isfinite().all() and second.isfinite().all()):
+        raise CrossmodaError("features hold values that are not finite; the translator's output is broken")
+    return standardise(first, second), standardise(second, second)
