@@ -1,9 +1,12 @@
-"""From scans on disk to what networks see: brain-centred crop, intensity scaling, the working space."""
+"""From scans on disk to what networks see: brain-centred crop, intensity scaling, sharpening, the working space."""
 
 from crossmoda.preprocessing.crop import BrainCentredCrop, BrainCentredCropd
+from crossmoda.preprocessing.deconvolution import VanCittertDeconvolution, VanCittertDeconvolutiond
 from crossmoda.preprocessing.intensity import (
     ScaleByPercentiles,
     ScaleByPercentilesd,
+    ScaleSlicesByPercentiles,
+    ScaleSlicesByPercentilesd,
     StandardiseForeground,
     StandardiseForegroundd,
 )
@@ -14,7 +17,11 @@ __all__ = [
     "BrainCentredCropd",
     "ScaleByPercentiles",
     "ScaleByPercentilesd",
+    "ScaleSlicesByPercentiles",
+    "ScaleSlicesByPercentilesd",
     "StandardiseForeground",
     "StandardiseForegroundd",
+    "VanCittertDeconvolution",
+    "VanCittertDeconvolutiond",
     "working_space",
 ]

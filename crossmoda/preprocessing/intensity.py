@@ -6,17 +6,15 @@ leave outside the head, hence a scan cropped tightly and the same scan with a ma
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
-from typing import Any
-
 import numpy as np
 import torch
 from monai.config import KeysCollection
-from monai.transforms import MapTransform, Transform
+from monai.transforms import Transform
 from monai.utils import convert_to_numpy
 
 from crossmoda.data.transforms import file_name_of
 from crossmoda.errors import CrossmodaError
+from crossmoda.preprocessing.each_key import EachKeyd
 
 FOREGROUND_FRACTION = (
     0.05  # of the range up to the 99.9 percentile: above the air's noise, below every tissue on ceT1 and hrT2
@@ -54,8 +52,7 @@ class ScaleByPercentiles(Transform):
     """
 
     def __init__(self, lower: float = 0.0, upper: float = 99.9) -> None:
-        if not 0 <= lower < upper <= 100:
-            raise CrossmodaError(f"percentiles {lower} and {upper}: needed are 0 <= lower < upper <= 100")
+        _require_percentiles(lower, upper)
         self.lower = lower
         self.upper = upper
 
@@ -65,6 +62,58 @@ class ScaleByPercentiles(Transform):
         bottom, top = _range(voxels, self.lower, self.upper)
         scaled: torch.Tensor = (image.to(torch.float32) - bottom) * (2.0 / (top - bottom)) - 1.0
         return scaled.clamp(-1.0, 1.0)
+
+
+class ScaleSlicesByPercentiles(Transform):
+    """Map each axial slice's range between two percentiles linearly to [-1, 1], clipping what lies outside (card C).
+
+    It evens out brightness that falls off towards a slab's ends, and gives up that slices compare: tissue of one kind
+    has another value on a slice with a bright tumour than on its neighbour. Percentiles are of the slice's voxels above
+    the volume's minimum. Not random, not invertible.
+
+    Args:
+        lower: lower percentile, 0 to 100.
+        upper: upper percentile, above ``lower``.
+        smallest_range: slices whose values span no more than this, in the scan's own units, hold nothing but noise and
+            become -1 throughout, like padding (the authors' code leaves them at 0, which is a grey like tissue's).
+
+    Raises:
+        CrossmodaError: at a call, NaN voxels, a constant image, or one without any slice of a larger range, as when it
+            has been scaled before; the file is named.
+    """
+
+    def __init__(self, lower: float = 5.0, upper: float = 95.0, smallest_range: float = 10.0) -> None:
+        _require_percentiles(lower, upper)
+        if smallest_range < 0:
+            raise CrossmodaError(f"smallest_range {smallest_range}: give 0 or more, in the scan's own units")
+        self.lower = lower
+        self.upper = upper
+        self.smallest_range = smallest_range
+
+    def __call__(self, image: torch.Tensor) -> torch.Tensor:
+        """Return a float32 image (1, X, Y, Z) in [-1, 1], scaled slice by slice along z, with its metadata."""
+        voxels = require_contrast(image)
+        ranges = [self._slice_range(voxels[..., z], float(voxels.min())) for z in range(voxels.shape[-1])]
+        if not any(ranges):
+            raise CrossmodaError(
+                f"{file_name_of(image)}: no slice spans more than {self.smallest_range:g}; "
+                "give the scan as it was stored, or choose another intensity"
+            )
+        scaled: torch.Tensor = torch.full_like(image, -1.0, dtype=torch.float32)
+        for z, found in enumerate(ranges):
+            if found:
+                bottom, top = found
+                part = (image[..., z].to(torch.float32) - bottom) * (2.0 / (top - bottom)) - 1.0
+                scaled[..., z] = part.clamp(-1.0, 1.0)
+        return scaled
+
+    def _slice_range(self, voxels: np.ndarray, minimum: float) -> tuple[float, float] | None:
+        """Return a slice's two percentiles, or None where it holds nothing; its ends where the two coincide."""
+        above = voxels[voxels > minimum]
+        if above.size == 0 or voxels.max() - voxels.min() <= self.smallest_range:
+            return None
+        bottom, top = np.percentile(above, [self.lower, self.upper])
+        return (float(bottom), float(top)) if top > bottom else (float(voxels.min()), float(voxels.max()))
 
 
 class StandardiseForeground(Transform):
@@ -89,6 +138,11 @@ class StandardiseForeground(Transform):
         return standardised
 
 
+def _require_percentiles(lower: float, upper: float) -> None:
+    if not 0 <= lower < upper <= 100:
+        raise CrossmodaError(f"percentiles {lower} and {upper}: needed are 0 <= lower < upper <= 100")
+
+
 def _range(voxels: np.ndarray, lower: float, upper: float) -> tuple[float, float]:
     """Return two percentiles of the voxels above the minimum; the minimum itself where ``lower`` is 0."""
     minimum = float(voxels.min())
@@ -98,22 +152,7 @@ def _range(voxels: np.ndarray, lower: float, upper: float) -> tuple[float, float
     return (bottom, top) if top > bottom else (minimum, float(voxels.max()))
 
 
-class _EachKeyd(MapTransform):
-    """Apply one array transform to every key."""
-
-    def __init__(self, keys: KeysCollection, transform: Transform, allow_missing_keys: bool = False) -> None:
-        super().__init__(keys, allow_missing_keys)
-        self.transform = transform
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Return the item with each key scaled; the input is not changed."""
-        d = dict(data)
-        for key in self.key_iterator(d):
-            d[key] = self.transform(d[key])
-        return d
-
-
-class ScaleByPercentilesd(_EachKeyd):
+class ScaleByPercentilesd(EachKeyd):
     """Dictionary twin of ``ScaleByPercentiles``."""
 
     def __init__(
@@ -122,7 +161,21 @@ class ScaleByPercentilesd(_EachKeyd):
         super().__init__(keys, ScaleByPercentiles(lower, upper), allow_missing_keys)
 
 
-class StandardiseForegroundd(_EachKeyd):
+class ScaleSlicesByPercentilesd(EachKeyd):
+    """Dictionary twin of ``ScaleSlicesByPercentiles``."""
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        lower: float = 5.0,
+        upper: float = 95.0,
+        smallest_range: float = 10.0,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, ScaleSlicesByPercentiles(lower, upper, smallest_range), allow_missing_keys)
+
+
+class StandardiseForegroundd(EachKeyd):
     """Dictionary twin of ``StandardiseForeground``."""
 
     def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:

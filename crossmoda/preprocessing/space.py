@@ -10,10 +10,11 @@ from monai.transforms import Compose, MapTransform, Orientationd, Spacingd
 from crossmoda.data.transforms import LoadVolumed
 from crossmoda.errors import CrossmodaError
 from crossmoda.preprocessing.crop import BrainCentredCropd
-from crossmoda.preprocessing.intensity import ScaleByPercentilesd, StandardiseForegroundd
+from crossmoda.preprocessing.intensity import ScaleByPercentilesd, ScaleSlicesByPercentilesd, StandardiseForegroundd
 
 INTENSITIES = {
     "minmax_percentile": ScaleByPercentilesd,  # to [-1, 1], for translators
+    "slice_percentile": ScaleSlicesByPercentilesd,  # to [-1, 1] slice by slice, for card C's translator
     "zscore": StandardiseForegroundd,  # mean 0, standard deviation 1 over the foreground, for segmenters
 }
 
@@ -38,7 +39,8 @@ def working_space(
         label_keys: entries with label maps on the images' grid (nearest neighbour, values kept); an item may lack them.
         spacing_mm: working spacing (x, y, z).
         size: window in voxels, (x, y), or (x, y, z) to crop slices too; smaller scans are padded.
-        intensity: ``minmax_percentile`` (0 to 99.9 percentile to [-1, 1]) or ``zscore`` (over the foreground).
+        intensity: ``minmax_percentile`` (0 to 99.9 percentile to [-1, 1]), ``slice_percentile`` (5 to 95 percentile of
+            each axial slice to [-1, 1]) or ``zscore`` (over the foreground).
         minimum_slices: pad along z up to this number of slices.
 
     Returns:

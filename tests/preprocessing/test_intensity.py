@@ -9,11 +9,13 @@ from crossmoda.errors import CrossmodaError
 from crossmoda.preprocessing import (
     ScaleByPercentiles,
     ScaleByPercentilesd,
+    ScaleSlicesByPercentiles,
+    ScaleSlicesByPercentilesd,
     StandardiseForeground,
     StandardiseForegroundd,
 )
 
-SCALERS = (ScaleByPercentiles(), StandardiseForeground())
+SCALERS = (ScaleByPercentiles(), StandardiseForeground(), ScaleSlicesByPercentiles(smallest_range=0))
 
 
 def image(values: np.ndarray) -> MetaTensor:
@@ -93,15 +95,53 @@ def test_constant_images_are_refused_by_name(scale: StandardiseForeground) -> No
         scale(image(np.full((1, 4, 3, 2), 3.0)))
 
 
+@pytest.mark.parametrize("scale", [ScaleByPercentiles, ScaleSlicesByPercentiles])
 @pytest.mark.parametrize(("lower", "upper"), [(50, 50), (-1, 50), (0, 101)])
-def test_impossible_percentiles_are_refused(lower: float, upper: float) -> None:
+def test_impossible_percentiles_are_refused(scale: type[ScaleByPercentiles], lower: float, upper: float) -> None:
     with pytest.raises(CrossmodaError, match="0 <= lower < upper <= 100"):
-        ScaleByPercentiles(lower, upper)
+        scale(lower, upper)
+
+
+def slices(*rows: list[float]) -> np.ndarray:
+    """Return a volume (1, 1, Y, Z) whose slices hold these values."""
+    return np.array(rows, np.float32).T[None, None]
+
+
+def test_each_slice_is_scaled_between_its_own_percentiles() -> None:
+    first, second = list(range(100, 121)), list(range(0, 841, 42))  # steps of 5 %; the least of all is 0
+    scaled = ScaleSlicesByPercentiles(5, 95)(image(slices(first, second)))[0, 0].numpy()
+    np.testing.assert_allclose(scaled[:, 0], np.clip(np.linspace(-10, 10, 21) / 9, -1, 1), atol=1e-6)
+    bottom, top = np.percentile(second[1:], [5, 95])  # 0 is the volume's minimum, which padding could have put there
+    np.testing.assert_allclose(
+        scaled[:, 1], np.clip(2 * (np.array(second) - bottom) / (top - bottom) - 1, -1, 1), atol=1e-6
+    )
+
+
+def test_slices_of_noise_alone_become_minus_one() -> None:
+    ramp = [20.0 * k for k in range(21)]
+    scaled = ScaleSlicesByPercentiles()(
+        image(slices([3.0 + k / 2 for k in range(21)], ramp, [k / 4 for k in range(21)]))
+    )
+    np.testing.assert_array_equal(scaled[0, 0, :, 0].numpy(), -1)  # spans 10, not more
+    np.testing.assert_array_equal(scaled[0, 0, :, 2].numpy(), -1)
+    assert scaled[0, 0, :, 1].unique().numel() > 10
+
+
+def test_a_scan_that_was_scaled_before_is_refused_by_name() -> None:
+    with pytest.raises(CrossmodaError, match=r"p_ceT1\.nii\.gz: no slice spans more than 10; .*another intensity"):
+        ScaleSlicesByPercentiles()(image(slices([-1.0, 0.0, 1.0], [0.0, 1.0, -1.0])))
+    with pytest.raises(CrossmodaError, match="smallest_range -1: give 0 or more"):
+        ScaleSlicesByPercentiles(smallest_range=-1)
 
 
 def test_dictionary_twins_scale_only_their_keys(tissue: np.ndarray) -> None:
     item = {"image": image(tissue), "label": image(tissue)}
-    for twin, scale in zip((ScaleByPercentilesd("image"), StandardiseForegroundd("image")), SCALERS, strict=True):
+    twins = (
+        ScaleByPercentilesd("image"),
+        StandardiseForegroundd("image"),
+        ScaleSlicesByPercentilesd("image", smallest_range=0),
+    )
+    for twin, scale in zip(twins, SCALERS, strict=True):
         scaled = twin(item)
         torch.testing.assert_close(scaled["image"], scale(item["image"]))
         assert scaled["label"] is item["label"]

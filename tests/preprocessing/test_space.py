@@ -96,6 +96,17 @@ def test_the_same_scan_stored_with_other_axes_gives_the_same_tensor(tmp_path: Pa
     np.testing.assert_allclose(first.affine.numpy(), second.affine.numpy(), atol=1e-5)
 
 
+def test_slices_can_be_scaled_one_by_one_whatever_the_files_axes(tmp_path: Path) -> None:
+    shape, affine = GRIDS["sagittal"]
+    array = smooth(shape, affine) / 2  # spans 6 at the lowest and the highest slice
+    space = working_space("image", (), (0.6, 0.6, 1.5), (40, 40), "slice_percentile")
+    scaled = space({"image": written(tmp_path, array, affine)})["image"][0]
+    brightest = [float(scaled[..., z].max()) for z in range(scaled.shape[2])]
+    assert brightest[0] == brightest[-1] == -1
+    assert brightest[3:-3] == [1.0] * (len(brightest) - 6)
+    assert all(float(scaled[..., z].min()) == -1 for z in range(scaled.shape[2]))
+
+
 def test_labels_keep_their_values_and_lie_on_the_image(tmp_path: Path) -> None:
     shape, affine = GRIDS["LPS anisotropic"]
     array = smooth(shape, affine)
