@@ -32,6 +32,7 @@ class Commands:
         field_of_view_mm: tuple[float, float, float] | None = None,
         coarsen: float = 1.0,
         processes: int | None = None,
+        source_truth: bool = False,
     ) -> None:
         """Write a synthetic dataset in crossMoDA's own layout, the targets' truth apart.
 
@@ -44,6 +45,7 @@ class Commands:
             field_of_view_mm: x,y,z extent around the posterior fossa; the sites' own by default.
             coarsen: factor on the in-plane voxel size, for small machines.
             processes: at work at once; all cores by default.
+            source_truth: also write each source patient's true hrT2 to truth/, to judge translations by.
         """
         from crossmoda.data.phantom import write_phantom_dataset
 
@@ -56,6 +58,7 @@ class Commands:
             field_of_view_mm=field_of_view_mm,
             coarsen=coarsen,
             processes=processes,
+            source_truth=source_truth,
         )
 
     def check(self, dataset: str) -> int:

@@ -9,7 +9,7 @@ import multiprocessing
 import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from crossmoda.data.phantom.anatomy import Patient, draw_patient
 from crossmoda.data.phantom.protocols import SITES_OF_EDITION, Protocol, draw_protocol
-from crossmoda.data.phantom.scanner import Scan, draw_grid, scan
+from crossmoda.data.phantom.scanner import Grid, Scan, draw_grid, scan
 from crossmoda.data.phantom.tumour import KOOS_SHARE
 from crossmoda.data.volumes import voxel_volume_mm3, write_volume
 from crossmoda.errors import CrossmodaError
@@ -89,6 +89,7 @@ class Request:
     validation: int
     field_of_view_mm: tuple[float, float, float] | None
     coarsen: float
+    source_truth: bool = False
 
     def as_json(self) -> dict[str, Any]:
         """Return the request as it stands in ``phantom.json``."""
@@ -115,6 +116,7 @@ def write_phantom_dataset(
     field_of_view_mm: tuple[float, float, float] | None = None,
     coarsen: float = 1.0,
     processes: int | None = None,
+    source_truth: bool = False,
 ) -> Path:
     """Write a synthetic dataset: source, target and validation patients, all different people.
 
@@ -130,6 +132,8 @@ def write_phantom_dataset(
         field_of_view_mm: (x, y, z) extent about the posterior fossa; by default the sites' own (ceT1: the whole head).
         coarsen: factor on the sites' in-plane spacing, so that small machines can learn on the result.
         processes: how many cases are made at once; by default one per processor.
+        source_truth: also write each source patient's true hrT2, on the grid of the ceT1, as ``truth/<case>_hrT2``:
+            what a translation of that ceT1 should look like. No other file changes by it.
 
     Returns:
         The folder, as a path.
@@ -140,6 +144,7 @@ def write_phantom_dataset(
     out = Path(out)
     validation = cases if validation is None else validation
     request = _checked(seed, str(edition), cases, validation, field_of_view_mm, coarsen)
+    request = replace(request, source_truth=bool(source_truth))
     jobs = list(plan(request))
     if _already_there(out, request):
         print(f"{out}: already holds this phantom dataset of {len(jobs)} cases; nothing to do")
@@ -203,6 +208,7 @@ def _already_there(out: Path, request: Request) -> bool:
         raise CrossmodaError(f"{out}: exists and is not a phantom dataset; {remedy}")
     found = read_json(out / DESCRIPTION)
     wanted = request.as_json()
+    found.setdefault("source_truth", False)  # of phantoms older than this entry
     changed = [key for key in wanted if found.get(key) != wanted[key]]
     if changed:
         key = changed[0]
@@ -266,6 +272,8 @@ def make_case(folder: Path, request: Request, job: Job) -> dict[str, Any]:
     grid = draw_grid(patient, protocol, setup, request.field_of_view_mm, request.coarsen)
     made = scan(patient, protocol, grid, case_rng(request.seed, "noise", job.case, modality))
     files = _write_files(folder, request, job, made)
+    if request.source_truth and job.section == "source":
+        files.append(_write_source_truth(folder, request, job, patient, grid))
     return _description(job, patient, protocol, made, files)
 
 
@@ -276,10 +284,28 @@ def _write_files(folder: Path, request: Request, job: Job, made: Scan) -> list[s
     source = job.section == "source"
     image = f"{section}/{job.case}{'_ceT1' if source else edition.target_suffix}.nii.gz"
     label = f"{section if source else TRUTH_FOLDER}/{job.case}_Label.nii.gz"
-    stored = np.clip(np.rint(made.image), 0, 32767).astype(np.int16)
-    write_volume(folder / image, stored, made.grid.affine, np.int16)
+    _write_image(folder / image, made)
     write_volume(folder / label, label_map(made.labels, request.edition), made.grid.affine, np.uint8)
     return [image, label]
+
+
+def _write_source_truth(folder: Path, request: Request, job: Job, patient: Patient, grid: Grid) -> str:
+    """Write what the site's hrT2 would show of a source patient on the ceT1's grid; return its name.
+
+    A hrT2 slab is lower than a ceT1's head, and its ends are dark; here there are none, since the grid is the ceT1's.
+    """
+    drawn = draw_protocol(job.site, "hrT2", case_rng(request.seed, "scan", job.case, "hrT2"))
+    protocol = replace(drawn, slab_fade=False)
+    made = scan(patient, protocol, grid, case_rng(request.seed, "noise", job.case, "hrT2"))
+    name = f"{TRUTH_FOLDER}/{job.case}_hrT2.nii.gz"
+    _write_image(folder / name, made)
+    return name
+
+
+def _write_image(path: Path, made: Scan) -> None:
+    """Write a scan's image as 16-bit integers, as scanners store it."""
+    stored = np.clip(np.rint(made.image), 0, 32767).astype(np.int16)
+    write_volume(path, stored, made.grid.affine, np.int16)
 
 
 def label_map(labels: dict[str, np.ndarray], edition: str) -> np.ndarray:

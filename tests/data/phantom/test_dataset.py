@@ -4,6 +4,8 @@ import json
 import numpy as np
 import pytest
 
+from crossmoda.data.checks import check_dataset
+from crossmoda.data.datalist import load_datalist
 from crossmoda.data.phantom import write_phantom_dataset
 from crossmoda.data.phantom.dataset import Request, koos_of, patient_of, plan
 from crossmoda.data.volumes import read_volume, same_grid
@@ -170,6 +172,49 @@ def test_arguments_out_of_range_are_refused_before_anything_is_written(tmp_path,
     with pytest.raises(CrossmodaError, match=message):
         write_phantom_dataset(tmp_path / "d", **{"cases": 1, "validation": 1, **SMALL, **wrong})
     assert not (tmp_path / "d").exists()
+
+
+@pytest.fixture(scope="module")
+def with_source_truth(tmp_path_factory):
+    options = {**SMALL, "edition": "2021", "source_truth": True}
+    return write_phantom_dataset(tmp_path_factory.mktemp("phantom") / "d", cases=1, validation=0, **options)
+
+
+def test_the_true_hrt2_of_a_source_case_can_be_had_and_changes_no_other_file(with_source_truth, dataset):
+    source = "crossmoda_training/source_training/crossmoda2021_ldn_1"
+    truth = with_source_truth / "truth/crossmoda2021_ldn_1_hrT2.nii.gz"
+    assert {path.name for path in (with_source_truth / "truth").iterdir()} == {
+        "crossmoda2021_ldn_1_hrT2.nii.gz",
+        "crossmoda2021_ldn_106_Label.nii.gz",
+    }
+    assert same_grid(truth, with_source_truth / f"{source}_ceT1.nii.gz")
+    of_2022 = dataset / "crossmoda2022_training/training_source/crossmoda2021_ldn_1_ceT1.nii.gz"
+    assert (with_source_truth / f"{source}_ceT1.nii.gz").read_bytes() == of_2022.read_bytes()
+
+
+def test_it_shows_the_same_anatomy_in_the_other_contrast(with_source_truth):
+    """Tumours are brighter than brain on ceT1 with contrast agent, fluid is on hrT2; the fluid of the cochlea too."""
+    source = with_source_truth / "crossmoda_training/source_training"
+    label = read_volume(source / "crossmoda2021_ldn_1_Label.nii.gz").array
+    cet1 = read_volume(source / "crossmoda2021_ldn_1_ceT1.nii.gz").array
+    hrt2 = read_volume(with_source_truth / "truth/crossmoda2021_ldn_1_hrT2.nii.gz").array
+    median = {name: [np.median(image[label == n]) for n in (0, 1, 2)] for name, image in (("t1", cet1), ("t2", hrt2))}
+    assert median["t1"][1] > 1.5 * median["t1"][0]
+    assert median["t2"][2] > 1.5 * median["t2"][0]
+    assert median["t1"][2] < 0.7 * median["t1"][1]
+
+
+def test_it_is_no_label_to_whoever_reads_the_dataset(with_source_truth):
+    found = load_datalist(with_source_truth)
+    assert [item["case"] for item in found["source"]] == ["crossmoda2021_ldn_1"]
+    assert "truth" not in found["source"][0]["image"]
+    assert [str(problem) for problem in check_dataset(with_source_truth, progress=False).errors] == []
+
+
+def test_a_phantom_without_it_is_not_taken_for_one_with_it(with_source_truth):
+    options = {**SMALL, "edition": "2021"}
+    with pytest.raises(CrossmodaError, match="holds a phantom with source_truth=True, not False"):
+        write_phantom_dataset(with_source_truth, cases=1, validation=0, **options)
 
 
 def test_nothing_is_left_behind_when_a_case_fails(tmp_path, monkeypatch):
