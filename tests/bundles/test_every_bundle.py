@@ -14,7 +14,7 @@ from monai.bundle import ConfigParser, verify_net_in_out
 from crossmoda.labels import channel_def
 
 BUNDLES = sorted(p for p in (Path(__file__).resolve().parents[2] / "bundles").iterdir() if (p / "configs").is_dir())
-OWN_FILES = {"train.yaml", "inference.yaml"}
+OWN_FILES = {"train.yaml", "inference.yaml", "singan_train.yaml", "tumour_blending.yaml"}
 OVERLAYS = [
     pytest.param(bundle, path, id=f"{bundle.name}/{path.name}")
     for bundle in BUNDLES
