@@ -180,15 +180,18 @@ def _trainable(item: Item) -> Item:
     return kept | ({"labels": item["labels"]} if "labels" in item else {})
 
 
-def unpaired_items(path: str | Path, source_labels: bool = False) -> tuple[list[Item], list[Item]]:
+def unpaired_items(
+    path: str | Path, source_labels: bool = False, reverse: bool = False
+) -> tuple[list[Item], list[Item]]:
     """Return the source and the target items that a translator learns from, with ``case, site, view, image`` each.
 
     Args:
         path: a dataset folder or a datalist JSON.
         source_labels: source items keep their ``label`` (and ``labels``), where they have one; target items never do.
+        reverse: return the target's items first, for a translator from hrT2 to ceT1.
 
     Raises:
-        CrossmodaError: one of the two sections is empty.
+        CrossmodaError: one of the two sections is empty, or labels are asked for where hrT2 is what is translated.
     """
     datalist = load_datalist(path)
     source, target = ([_plain_item(item) for item in datalist[name]] for name in ("source", "target"))
@@ -198,7 +201,9 @@ def unpaired_items(path: str | Path, source_labels: bool = False) -> tuple[list[
     for name, items in (("source (ceT1)", source), ("target (hrT2)", target)):
         if not items:
             raise CrossmodaError(f"{path}: no {name} scans; translation is learnt from scans of both kinds")
-    return source, target
+    if reverse and source_labels:
+        raise CrossmodaError("focus and structures need labels, which hrT2 scans have not; leave them out with reverse")
+    return (target, source) if reverse else (source, target)
 
 
 def image_items(path: str | Path, sections: Sequence[str] = ("target", "validation")) -> list[Item]:

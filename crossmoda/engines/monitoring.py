@@ -122,6 +122,10 @@ class History:
             column.append(values.get(name))
         write_json(self.path, self.state_dict())
 
+    def mean_loss(self, engine: Engine) -> float:
+        """Return the mean of ``loss`` over this epoch's iterations so far; for schedules that watch it."""
+        return self._sums["loss"] / max(self._count, 1)
+
     def state_dict(self) -> dict[str, Any]:
         """Return the curves so far."""
         return {"epoch": list(self.epochs), "series": {name: list(column) for name, column in self.series.items()}}

@@ -15,7 +15,7 @@ from monai.transforms import Compose, MapTransform, Randomizable
 from monai.utils import convert_to_tensor
 
 from crossmoda.errors import CrossmodaError, find_user_error
-from crossmoda.translation.trainer import SOURCE, TARGET
+from crossmoda.translation.trainer import LABEL, SITE, SOURCE, TARGET
 
 Item = dict[str, Any]
 
@@ -30,27 +30,31 @@ class SliceStackd(MapTransform):
     Args:
         keys: of the volumes.
         structures: how many structures a ``label`` (1, X, Y, Z), where there is one, tells apart: 1, 2, ...
+        keep_label: keep the label too, as a uint8 stack.
     """
 
-    def __init__(self, keys: KeysCollection, structures: int = 0) -> None:
+    def __init__(self, keys: KeysCollection, structures: int = 0, keep_label: bool = False) -> None:
         super().__init__(keys)
         self.structures = structures
+        self.keep_label = keep_label
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Item:
         """Return ``{key: stack, "case": name, "shows": (structures, Z) bool}`` without metadata."""
-        stacks = {key: self._stack(data[key]) for key in self.key_iterator(data)}
+        stacks = {key: _stack(data[key], torch.float16) for key in self.key_iterator(data)}
         slices = next(iter(stacks.values())).shape[0]
         shows = torch.zeros(self.structures, slices, dtype=torch.bool)
         if "label" in data:
             label = convert_to_tensor(data["label"], track_meta=False)[0].flatten(0, 1)
             for index in range(self.structures):
                 shows[index] = (label == index + 1).any(dim=0)
+        if self.keep_label:
+            stacks[LABEL] = _stack(data["label"], torch.uint8)
         return {**stacks, "case": data["case"], "shows": shows}
 
-    @staticmethod
-    def _stack(volume: torch.Tensor) -> torch.Tensor:
-        plain = convert_to_tensor(volume, track_meta=False)
-        return plain[0].permute(2, 0, 1).to(torch.float16).contiguous()
+
+def _stack(volume: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    plain = convert_to_tensor(volume, track_meta=False)
+    return plain[0].permute(2, 0, 1).to(dtype).contiguous()
 
 
 class SliceSource:
@@ -64,6 +68,7 @@ class SliceSource:
         memory_gib: the stacks are kept in memory if they need no more than this, otherwise in ``cache_dir``.
         cache_dir: folder for the stacks that do not fit into memory.
         structures: how many structures the items' labels, where they have any, tell apart.
+        keep_labels: keep the labels for ``label``; every item must have one.
 
     Raises:
         CrossmodaError: there is no volume or no slice, or a volume cannot be used.
@@ -78,11 +83,12 @@ class SliceSource:
         memory_gib: float,
         cache_dir: str | Path | None,
         structures: int = 0,
+        keep_labels: bool = False,
     ) -> None:
         if not items:
             raise CrossmodaError(f"section '{section}' has no images; a translator needs scans of both modalities")
         # Flat, because MONAI caches what precedes the first random transform and takes a nested Compose for one.
-        transform = Compose([preprocessing, SliceStackd(keys="image", structures=structures)]).flatten()
+        transform = Compose([preprocessing, SliceStackd("image", structures, keep_labels)]).flatten()
         self.stacks = _prepare(items, transform, memory_gib, cache_dir)
         entries = [self._entries(index, minimum_foreground) for index in range(len(items))]
         self.volumes, self.positions, self.heights, self.shows = (
@@ -106,10 +112,19 @@ class SliceSource:
         """Return the number of usable slices."""
         return len(self.volumes)
 
-    def slice(self, entry: int) -> tuple[torch.Tensor, str]:
-        """Return slice ``entry`` as (1, X, Y) float32 and its case."""
+    def slab(self, entry: int, context: int = 0) -> tuple[torch.Tensor, str]:
+        """Return slice ``entry`` between ``context`` neighbours on either side, and its case.
+
+        The slab is (2 * context + 1, X, Y) float32; beyond the volume's ends the last slice is repeated.
+        """
         item = self.stacks[int(self.volumes[entry])]
-        return item["image"][int(self.positions[entry])].float()[None], item["case"]
+        stack, centre = item["image"], int(self.positions[entry])
+        wanted = torch.arange(centre - context, centre + context + 1).clamp(0, len(stack) - 1)
+        return stack[wanted].float(), item["case"]
+
+    def label(self, entry: int) -> torch.Tensor:
+        """Return the label of slice ``entry``, (1, X, Y) uint8, where labels are kept."""
+        return self.stacks[int(self.volumes[entry])][LABEL][int(self.positions[entry])][None]
 
     def near(self, height: float, jitter: float) -> np.ndarray:
         """Return the entries whose relative height differs by at most ``jitter``, or else the nearest ones."""
@@ -129,13 +144,14 @@ class UnpairedSlices(Dataset, Randomizable):
     from those where the source's label shows a structure (as nnU-Net draws a third of its patches from the
     foreground). The target has no labels; a narrow ``position_jitter`` brings slices of the same height.
 
-    An item is ``{"source": (1, X, Y), "target": (1, X, Y), "cases": {"source": {"case"}, "target": {"case"}}}``.
+    An item is ``{"source": (C, X, Y), "target": (C, X, Y), "cases": {"source": {"case"}, "target": {"case"}}}``, with
+    ``sites`` also the number of the target's ``site``, and with ``keep_labels`` the source's ``label`` (1, X, Y).
 
     Args:
-        data: the source items and the target items, each ``{"case", "image"}``; with ``focus``, source items also
-            have a ``label``.
+        data: the source items and the target items, each ``{"case", "image"}``; with ``focus`` or ``keep_labels``,
+            source items also have a ``label``, with ``sites`` target items a ``site``.
         preprocessing: brings ``image`` of either kind to (1, X, Y, Z) in [-1, 1], and a ``label`` onto the same grid
-            with ``i + 1`` where the i-th structure of ``focus`` lies; deterministic.
+            with ``i + 1`` where the i-th of ``structures`` lies; deterministic.
         augmentation: random MONAI transforms of the keys ``source`` and ``target``, as a ``Compose``.
         length: pairs in one pass; by default as many as the modality with more slices has.
         position_jitter: largest difference of relative height (0 lowest slice, 1 highest) between the two slices of a
@@ -146,10 +162,14 @@ class UnpairedSlices(Dataset, Randomizable):
         cache_dir: folder for prepared volumes that do not fit.
         focus: structure -> share (0..1) of a pass's source slices drawn from those that show it; the rest are drawn
             from all.
+        structures: what the labels tell apart; by default what is in focus.
+        keep_labels: give each item its source's label.
+        sites: names of the target's sites; a target slice's number is the position of its site in this list.
+        context: neighbours on either side that a slice comes with, as further channels (C = 2 * context + 1).
 
     Raises:
-        CrossmodaError: a modality is empty, a volume cannot be used, the shares are impossible, or no slice shows a
-            structure in focus.
+        CrossmodaError: a modality is empty, a volume cannot be used, the shares are impossible, no slice shows a
+            structure in focus, or a target's site is not among ``sites``.
     """
 
     def __init__(
@@ -163,15 +183,22 @@ class UnpairedSlices(Dataset, Randomizable):
         memory_gib: float = 4.0,
         cache_dir: str | Path | None = None,
         focus: Mapping[str, float] | None = None,
+        structures: Sequence[str] | None = None,
+        keep_labels: bool = False,
+        sites: Sequence[str] = (),
+        context: int = 0,
     ) -> None:
         super().__init__(data=[*data[0], *data[1]])
         self.focus = dict(focus or {})
-        shares = self.focus.values()
-        if any(share < 0 for share in shares) or sum(shares) > 1 + 1e-9:  # in floating point, 0.1 + 0.7 + 0.2 > 1
-            raise CrossmodaError(f"focus {self.focus}: shares must be 0 or more and add up to 1 at most")
+        self.keep_labels = keep_labels
+        self.context = context
+        names = list(self.focus if structures is None else structures)
+        _require_possible(self.focus, names)
+        self.target_sites = site_numbers(data[1], sites)
         options = (minimum_foreground, memory_gib / 2, cache_dir)
-        self.source = SliceSource(data[0], preprocessing, SOURCE, *options, structures=len(self.focus))
-        for structure, shown in zip(self.focus, self.source.shows, strict=True):
+        self.source = SliceSource(data[0], preprocessing, SOURCE, *options, len(names), keep_labels)
+        self.shown = {structure: self.source.shows[names.index(structure)] for structure in self.focus}
+        for structure, shown in self.shown.items():
             if not shown.any():
                 raise CrossmodaError(f"focus: no source slice shows {structure}; label it, or leave it out of focus")
         self.target = SliceSource(data[1], preprocessing, TARGET, *options)
@@ -195,7 +222,8 @@ class UnpairedSlices(Dataset, Randomizable):
         counts = [round(share * self.length) for share in self.focus.values()]
         self.order = self._in_turns(np.arange(len(self.source)), self.length - sum(counts))
         if self.focus:
-            focused = [self._in_turns(np.flatnonzero(s), n) for s, n in zip(self.source.shows, counts, strict=True)]
+            shown = self.shown.values()
+            focused = [self._in_turns(np.flatnonzero(s), n) for s, n in zip(shown, counts, strict=True)]
             self.order = self.R.permutation(np.concatenate([self.order, *focused]))[: self.length]
         self.seeds = self.R.randint(2**31 - 1, size=self.length)
 
@@ -207,19 +235,46 @@ class UnpairedSlices(Dataset, Randomizable):
     def __getitem__(self, index: int) -> Item:  # type: ignore[override]
         """Return one augmented pair."""
         entry, seed = int(self.order[index]), int(self.seeds[index])
-        source, source_case = self.source.slice(entry)
-        target, target_case = self.target.slice(self._draw_target(entry, np.random.default_rng(seed)))
+        other = self._draw_target(entry, np.random.default_rng(seed))
+        source, source_case = self.source.slab(entry, self.context)
+        target, target_case = self.target.slab(other, self.context)
         pair: Item = {SOURCE: source, TARGET: target}
+        if self.keep_labels:
+            pair[LABEL] = self.source.label(entry)
         if self.augmentation is not None:
             self.augmentation.set_random_state(seed=seed)
             pair = self.augmentation(pair)
-        slices = {key: convert_to_tensor(pair[key], track_meta=False) for key in (SOURCE, TARGET)}
-        return {**slices, "cases": {SOURCE: {"case": source_case}, TARGET: {"case": target_case}}}
+        slices = {key: convert_to_tensor(value, track_meta=False) for key, value in pair.items()}
+        site = {SITE: int(self.target_sites[self.target.volumes[other]])} if self.target_sites else {}
+        return {**slices, **site, "cases": {SOURCE: {"case": source_case}, TARGET: {"case": target_case}}}
 
     def _draw_target(self, entry: int, generator: np.random.Generator) -> int:
         if self.position_jitter is None:
             return int(generator.integers(len(self.target)))
         return int(generator.choice(self.target.near(self.source.heights[entry], self.position_jitter)))
+
+
+def _require_possible(focus: Mapping[str, float], structures: Sequence[str]) -> None:
+    shares = focus.values()
+    if any(share < 0 for share in shares) or sum(shares) > 1 + 1e-9:  # in floating point, 0.1 + 0.7 + 0.2 > 1
+        raise CrossmodaError(f"focus {dict(focus)}: shares must be 0 or more and add up to 1 at most")
+    for structure in focus:
+        if structure not in structures:
+            raise CrossmodaError(f"focus on {structure}, but structures are {', '.join(structures)}; add it there")
+
+
+def site_numbers(items: Sequence[Item], sites: Sequence[str]) -> list[int]:
+    """Return the position of each item's site in ``sites``; an empty list where no sites are told apart.
+
+    Raises:
+        CrossmodaError: an item has no site, or one that is not listed.
+    """
+    for item in items if sites else ():
+        if item.get("site") not in sites:
+            raise CrossmodaError(
+                f"{item['case']}: site '{item.get('site')}' is not among sites {', '.join(sites)}; add it there"
+            )
+    return [list(sites).index(item["site"]) for item in items] if sites else []
 
 
 def _prepare(
@@ -228,8 +283,8 @@ def _prepare(
     """Return the prepared stacks, in memory if the first one's size times their number fits, otherwise on disk."""
     needed = ("case", "image", "label", "labels")
     kept: list[Item] = [{key: item[key] for key in needed if key in item} for item in items]
-    first = _read(Dataset(kept[:1], transform), 0)["image"]
-    if first.numel() * first.element_size() * len(kept) <= memory_gib * 2**30:
+    first = _read(Dataset(kept[:1], transform), 0)
+    if sum(first[key].nbytes for key in ("image", LABEL) if key in first) * len(kept) <= memory_gib * 2**30:
         return _cached(kept, transform)
     if cache_dir is None:
         raise CrossmodaError(f"{len(kept)} volumes need over {memory_gib:g} GiB of memory; name a cache_dir for them")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,14 +16,23 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
+from crossmoda.errors import CrossmodaError
+from crossmoda.translation.generators import Generator
+from crossmoda.translation.losses import LeastSquaresGANLoss
+from crossmoda.translation.structure_terms import StructureTerms
+
 SOURCE = "source"  # key of a batch's ceT1 slices
 TARGET = "target"  # key of its hrT2 slices, of other patients
+SITE = "site"  # key of the number of each target slice's site
+LABEL = "label"  # key of the source slices' structures
 
 
 class TranslationTrainer(Trainer):
     """Train a source-to-target generator on unpaired slices; one subclass per method implements ``update``.
 
-    A batch is ``{"source": (B, C, X, Y), "target": (B, C, X, Y), ...}`` in [-1, 1]. After each iteration
+    A batch is ``{"source": (B, C, X, Y), "target": (B, C, X, Y), ...}`` in [-1, 1]; where they are wanted also
+    ``site``, the number of each target slice's site, (B,), and ``label``, the structures of the source slices,
+    (B, 1, X, Y). After each iteration
     ``engine.state.output`` holds every loss as a float under a name with ``loss`` in it (``loss`` itself is the
     generators' sum) and, detached, the slices ``source``, ``target`` and ``pred`` (source in the target's modality).
 
@@ -33,6 +42,7 @@ class TranslationTrainer(Trainer):
         train_data_loader: yields the batches.
         network: the generator to deploy, source to target; ``update`` may train others beside it.
         inferer: runs a network on slices; ``crossmoda.engines.AutocastInferer`` makes that bfloat16.
+        structure_terms: keeps labelled structures in their place; needs a ``ResNetGenerator`` and labels.
         epoch_length: iterations of an epoch, those of the data loader by default.
         train_handlers: ignite handlers with an ``attach`` method.
     """
@@ -42,8 +52,9 @@ class TranslationTrainer(Trainer):
         device: str | torch.device,
         max_epochs: int,
         train_data_loader: DataLoader,
-        network: nn.Module,
+        network: Generator,
         inferer: Inferer | None = None,
+        structure_terms: StructureTerms | None = None,
         epoch_length: int | None = None,
         train_handlers: Sequence[Any] | None = None,
     ) -> None:
@@ -57,24 +68,68 @@ class TranslationTrainer(Trainer):
         )
         self.network = network
         self.inferer = SimpleInferer() if inferer is None else inferer
+        self.structure_terms = None if structure_terms is None else structure_terms.to(self.state.device)
+        self.gan = LeastSquaresGANLoss()
 
     @abstractmethod
-    def update(self, source: torch.Tensor, target: torch.Tensor) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        """Take one optimisation step and return the detached scalar losses by name and the translated source slices."""
+    def update(
+        self,
+        source: torch.Tensor,
+        target: torch.Tensor,
+        site: torch.Tensor | None = None,
+        label: torch.Tensor | None = None,
+    ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        """Take one optimisation step.
+
+        Args:
+            source: slices (B, C, X, Y) in [-1, 1].
+            target: slices of other patients, of the same shape.
+            site: number of each target slice's site, (B,) int64, where the networks tell sites apart.
+            label: the source slices' structures as 0, 1, 2, ..., (B, 1, X, Y), where ``structure_terms`` need it.
+
+        Returns:
+            The scalar losses by name, and the translated source slices.
+        """
 
     def _iteration(self, engine: Any, batchdata: Mapping[str, Any]) -> dict[str, Any]:
         source, target = self._slices(batchdata, SOURCE), self._slices(batchdata, TARGET)
-        losses, translated = self.update(source, target)
+        losses, translated = self.update(source, target, *(self._extra(batchdata, key) for key in (SITE, LABEL)))
         return {**_as_floats(losses), SOURCE: source, TARGET: target, CommonKeys.PRED: translated.detach()}
 
     def _slices(self, batch: Mapping[str, Any], key: str) -> torch.Tensor:
         return torch.as_tensor(batch[key]).to(self.state.device, torch.float32, non_blocking=True)
 
-    def _step(self, optimizer: Optimizer, loss: torch.Tensor) -> None:
-        optimizer.zero_grad(set_to_none=True)
+    def _extra(self, batch: Mapping[str, Any], key: str) -> torch.Tensor | None:
+        return torch.as_tensor(batch[key]).to(self.state.device, non_blocking=True) if key in batch else None
+
+    def _step(self, loss: torch.Tensor, *optimizers: Optimizer) -> None:
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        average_gradients(optimizer)
-        optimizer.step()
+        for optimizer in optimizers:
+            average_gradients(optimizer)
+            optimizer.step()
+
+    def _run(self, network: Callable[..., Any], slices: torch.Tensor, site: torch.Tensor | None = None) -> Any:
+        """Run a network, telling it the site where there is one."""
+        return self.inferer(slices, network) if site is None else self.inferer(slices, network, site)
+
+    def _judge(
+        self, discriminator: nn.Module, real: torch.Tensor, fake: torch.Tensor, site: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Return the least-squares loss of a discriminator on real and translated slices, in one forward call."""
+        sites = None if site is None else torch.cat([site, site])
+        real_scores, fake_scores = self._run(discriminator, torch.cat([real, fake]), sites).split(len(real))
+        return self.gan.discriminator(real_scores, fake_scores)
+
+    def _structure_losses(
+        self, features: torch.Tensor, translated: torch.Tensor, label: torch.Tensor | None
+    ) -> dict[str, torch.Tensor]:
+        if self.structure_terms is None:
+            return {}
+        if label is None:
+            raise CrossmodaError("structure_terms need labelled source slices; name the structures to be kept")
+        return self.structure_terms(features, translated, label)
 
 
 def _as_floats(losses: Mapping[str, torch.Tensor]) -> dict[str, float]:

@@ -309,7 +309,9 @@ def test_evaluation_needs_the_truth_of_every_case(configs: Path, dataset: Path, 
 
 def test_training_and_inference_agree(configs: Path) -> None:
     training, inference = (yaml.safe_load((configs / name).read_text()) for name in ("train.yaml", "inference.yaml"))
-    for key in ("network_def", "spacing", "crop_size", "ngf", "n_blocks", "bundle_root"):
+    del training["network_def"]["initialisation"]  # which matters before training only
+    shared = ("spacing", "crop_size", "ngf", "n_blocks", "antialias", "sites", "site", "context")
+    for key in ("network_def", "channels", "bundle_root", *shared):
         assert training[key] == inference[key], key
     in_training = {key: value for key, value in training["train"]["to_working_space"].items() if key != "label_keys"}
     assert in_training == inference["preprocessing"]

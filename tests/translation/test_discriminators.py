@@ -44,6 +44,24 @@ def test_weights_are_counted_by_hand() -> None:
     assert sum(weights.numel() for weights in PatchGAN().parameters()) == expected
 
 
+def test_with_blurring_each_score_sees_84_pixels_at_the_same_number_of_weights() -> None:
+    network = PatchGAN(antialias=True)
+    assert all(stride == 1 for _, stride in convolutions(network))
+    blur = (3, 2)
+    order = [(4, 1), blur, (4, 1), blur, (4, 1), blur, (4, 1), (4, 1)]
+    # from the score back: 4, 7, blur 15, 18, blur 37, 40, blur 81, 84
+    assert receptive_field(order) == 84
+    assert sum(weights.numel() for weights in network.parameters()) == 2_762_689
+    assert network(torch.randn(1, 1, 48, 64)).shape == (1, 1, 4, 6)  # 48 -> 47 -> 24 -> 23 -> 12 -> 11 -> 6 -> 5 -> 4
+
+
+def test_each_slice_is_scored_by_the_map_of_its_own_site() -> None:
+    network = PatchGAN(ndf=2, sites=3)
+    slices, site = torch.randn(2, 1, 32, 32), torch.tensor([2, 0])
+    every = super(PatchGAN, network).forward(slices)[-1]
+    torch.testing.assert_close(network(slices, site), torch.stack([every[0, 2:3], every[1, 0:1]]))
+
+
 def test_scores_have_one_channel_and_no_activation() -> None:
     scores = PatchGAN(ndf=4)(50 * torch.randn(2, 1, 48, 64))
     assert scores.shape == (2, 1, 4, 6)  # 48 -> 24 -> 12 -> 6 -> 5 -> 4 and 64 -> 32 -> 16 -> 8 -> 7 -> 6

@@ -221,3 +221,65 @@ def test_impossible_shares_are_refused(labelled: Any, focus: dict[str, float]) -
 def test_a_structure_that_no_slice_shows_is_refused_by_name(items: Any) -> None:
     with pytest.raises(CrossmodaError, match="no source slice shows cochlea"):
         build(items, focus={"cochlea": 0.5})
+
+
+class LoadWithLabeld(LoadArrayd):
+    """Also make a label: 1 where the image is above 0.3, 2 where it is above 0.6."""
+
+    def __call__(self, data: Any) -> dict[str, Any]:
+        item = super().__call__(data)
+        if item["case"] in ("p", "q"):
+            item["label"] = (item["image"] > 0.3).to(torch.uint8) + (item["image"] > 0.6).to(torch.uint8)
+        return item
+
+
+@pytest.fixture
+def textured(tmp_path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Two source and two target volumes without any symmetry; the sources' slices grow brighter with z."""
+
+    def volume(case: str, site: str) -> dict[str, Any]:
+        noise = np.random.default_rng(ord(case)).uniform(-1, 1, SHAPE).astype(np.float32)
+        np.save(tmp_path / f"{case}.npy", noise)
+        return {"case": case, "image": str(tmp_path / f"{case}.npy"), "site": site}
+
+    return [volume("p", "ldn"), volume("q", "ldn")], [volume("s", "ldn"), volume("t", "etz")]
+
+
+def test_labels_are_cropped_and_flipped_with_their_slices(textured: Any) -> None:
+    keys = ["source", "label"]
+    augmentation = Compose(
+        [
+            RandSpatialCropd(keys, roi_size=(8, 9), random_size=False, allow_missing_keys=True),
+            RandFlipd(keys, prob=0.5, spatial_axis=0, allow_missing_keys=True),
+        ]
+    )
+    options = {"structures": ["vs", "cochlea"], "keep_labels": True, "length": 12}
+    dataset = UnpairedSlices(textured, LoadWithLabeld("image"), augmentation, **options)
+    for pair in dataset:
+        assert pair["source"].shape == pair["label"].shape == (1, 8, 9)
+        expected = (pair["source"] > 0.3).to(torch.uint8) + (pair["source"] > 0.6).to(torch.uint8)
+        # float16 rounds, so voxels next to a threshold may fall on its other side
+        assert (pair["label"] != expected).float().mean() < 0.02
+    assert "label" not in UnpairedSlices(textured, LoadWithLabeld("image"))[0]
+
+
+def test_a_target_slice_has_the_number_of_its_site(textured: Any) -> None:
+    dataset = UnpairedSlices(textured, LoadWithLabeld("image"), sites=["etz", "ldn"], length=24)
+    found = {(pair["cases"]["target"]["case"], pair["site"]) for pair in dataset}
+    assert found == {("s", 1), ("t", 0)}
+    batch = next(iter(DataLoader(dataset, batch_size=4)))
+    assert batch["site"].dtype == torch.int64
+    assert "site" not in UnpairedSlices(textured, LoadWithLabeld("image"))[0]
+
+
+def test_a_site_that_is_not_listed_is_named(textured: Any) -> None:
+    with pytest.raises(CrossmodaError, match="t: site 'etz' is not among sites ldn; add it there"):
+        UnpairedSlices(textured, LoadWithLabeld("image"), sites=["ldn"])
+
+
+def test_a_slab_holds_its_slice_between_its_neighbours(items: Any) -> None:
+    """Volume a has the values z / 8; at the ends the last slice stands in for the missing one."""
+    dataset = build(items, context=1, length=20)
+    slabs = {tuple((8 * pair["source"][:, 0, 0]).tolist()) for pair in dataset if facts(pair)[0] == "a"}
+    assert slabs == {(0, 0, 1), (0, 1, 2), (1, 2, 3), (2, 3, 4), (3, 4, 5), (4, 5, 5)}
+    assert all(pair["target"].shape == (3, 12, 16) for pair in dataset)

@@ -1,0 +1,303 @@
+"""Every method of the translation bundle from files to files: each variant trains, resumes, and translates."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+import yaml
+from ignite.engine import Events
+from monai.bundle import ConfigParser, ConfigWorkflow
+
+from crossmoda.data.datalist import load_datalist
+from crossmoda.errors import find_user_error
+
+TINY: dict[str, Any] = {
+    "spacing": [1.6, 1.6, 1.5],
+    "crop_size": [64, 48],
+    "ngf": 4,
+    "n_blocks": 1,
+    "device": "cpu",
+    "num_workers": 0,
+}
+TRAINING: dict[str, Any] = {
+    "patch_size": [32, 32],
+    "minimum_foreground": 0.0,
+    "ndf": 4,
+    "batch_size": 2,
+    "iterations_per_epoch": 2,
+    "max_epochs": 3,
+}
+CUT = ["variant_cut.yaml"]
+NCE = {"nce_layers": [0, 4, 8, 12], "patches": 16, "projection_width": 8}  # a generator of one block has no layer 16
+METHODS: dict[str, tuple[list[str], dict[str, Any]]] = {
+    "cyclegan": ([], {}),
+    "cyclegan of 10": ([], {"batch_size": 10}),
+    "unet": (["variant_unet_generator.yaml"], {"n_halvings": 4}),
+    "cut": (CUT, NCE),
+    "fastcut": ([*CUT, "variant_fastcut.yaml"], NCE),
+    "qs global": ([*CUT, "variant_qs_attn.yaml"], NCE),
+    "qs local": ([*CUT, "variant_qs_attn.yaml"], {**NCE, "qs_mode": "local"}),
+    "qs local_global": ([*CUT, "variant_qs_attn.yaml"], {**NCE, "qs_mode": "local_global"}),
+    "cut on a plateau": ([*CUT, "variant_plateau.yaml"], NCE),
+    "cyclegan on a plateau": (["variant_plateau.yaml"], {}),
+    "cyclegan, structures": (["variant_structure_terms.yaml"], {}),
+    "cut, structures": ([*CUT, "variant_structure_terms.yaml"], {**NCE, "focus": {"cochlea": 0.5}}),
+    "cyclegan, sites": ([], {"sites": ["etz", "ldn"], "site": "etz"}),
+    "cut, sites": (CUT, {**NCE, "sites": ["ldn", "etz"], "site": "ldn"}),
+    "cyclegan, slabs": ([], {"context": 1}),
+    "cut, slabs": (CUT, {**NCE, "context": 1}),
+    "cut, reversed": (CUT, {**NCE, "reverse": True}),
+}
+REFUSED = {"cut of unet": ([*CUT, "variant_unet_generator.yaml"], {**NCE, "n_halvings": 4})}
+RESUMED = ["cut", "qs global", "cut on a plateau", "cyclegan, structures", "cut, sites"]
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def configs(request: pytest.FixtureRequest) -> Path:
+    repository: Path = request.getfixturevalue("repository")
+    return repository / "bundles" / "cet1_to_hrt2_translation" / "configs"
+
+
+def training(configs: Path, dataset: Path, output: Path, method: str, **overrides: Any) -> ConfigWorkflow:
+    overlays, settings = (METHODS | REFUSED)[method]
+    files = [str(configs / name) for name in ("train.yaml", *overlays)]
+    places = {"dataset_dir": str(dataset), "output_dir": str(output)}
+    workflow = ConfigWorkflow(
+        files, workflow_type="train", logging_file=False, **{**TINY, **TRAINING, **places, **settings, **overrides}
+    )
+    workflow.initialize()
+    return workflow
+
+
+def finish(workflow: ConfigWorkflow) -> None:
+    workflow.run()
+    workflow.finalize()
+
+
+def interrupt(engine: Any) -> None:
+    raise KeyboardInterrupt("cut off")
+
+
+@pytest.fixture(scope="module", params=list(METHODS))
+def trained(
+    request: pytest.FixtureRequest, configs: Path, tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, Path]:
+    """A method, and the folder of its training of three epochs."""
+    output = tmp_path_factory.mktemp("translator")
+    finish(training(configs, tiny_dataset, output, request.param))
+    return request.param, output
+
+
+def inference(configs: Path, dataset: Path, trained: Path, output: Path, method: str, *more: str, **s: Any) -> None:
+    overlays, settings = METHODS[method]
+    used = {key: settings[key] for key in ("sites", "site", "context", "n_halvings") if key in settings}
+    overlays = [name for name in overlays if name == "variant_unet_generator.yaml"]
+    files = [str(configs / name) for name in ("inference.yaml", *overlays, *more)]
+    used |= {"antialias": True} if "cut" in method or "qs" in method else {}
+    places = {"dataset_dir": str(dataset), "output_dir": str(output), "weights": str(trained / "model.pt")}
+    workflow = ConfigWorkflow(files, workflow_type="inference", logging_file=False, **{**TINY, **places, **used, **s})
+    workflow.initialize()
+    workflow.run()
+
+
+def test_a_training_leaves_weights_curves_and_pictures(trained: tuple[str, Path]) -> None:
+    method, output = trained
+    history = json.loads((output / "history.json").read_text())
+    assert history["epoch"] == [1, 2, 3]
+    assert all(np.isfinite(values).all() for values in history["series"].values())
+    assert (output / "previews" / "epoch_003.png").is_file()
+    assert (output / "return_generator.pt").is_file() == (not method.startswith(("cut", "fastcut", "qs")))
+    expected = {"loss_nce_source"} if "cut" in method or "qs" in method else {"loss_cycle_source"}
+    expected |= {"loss_structure_edges", "loss_structure_segmentation"} if "structures" in method else set()
+    assert expected <= set(history["series"])
+
+
+def test_the_translations_lie_on_the_scans_own_grid(
+    trained: tuple[str, Path], configs: Path, tiny_dataset: Path, tmp_path: Path
+) -> None:
+    method, output = trained
+    reverse = "reversed" in method
+    section, modality = ("target", "ceT1") if reverse else ("source", "hrT2")
+    inference(configs, tiny_dataset, output, tmp_path, method, section=section, modality=modality)
+    for item in load_datalist(tiny_dataset)[section]:
+        scan, translated = nib.load(item["image"]), nib.load(tmp_path / f"{item['case']}_{modality}.nii.gz")
+        assert translated.shape == scan.shape
+        np.testing.assert_allclose(translated.affine, scan.affine, atol=1e-4)
+        assert np.isfinite(translated.get_fdata()).all()
+
+
+@pytest.mark.parametrize("method", RESUMED)
+def test_a_training_that_was_cut_off_ends_with_the_same_weights_and_losses(
+    method: str, configs: Path, tiny_dataset: Path, tmp_path: Path
+) -> None:
+    finish(training(configs, tiny_dataset, tmp_path / "unbroken", method))
+    workflow = training(configs, tiny_dataset, tmp_path / "broken", method)
+    workflow.trainer.add_event_handler(Events.ITERATION_COMPLETED(once=4), interrupt)  # the second of epoch 2
+    with pytest.raises(BaseException, match="cut off"):
+        workflow.run()
+    finish(training(configs, tiny_dataset, tmp_path / "broken", method))
+    histories = [json.loads((tmp_path / name / "history.json").read_text()) for name in ("unbroken", "broken")]
+    assert histories[0] == histories[1]
+    unbroken, resumed = (torch.load(tmp_path / n / "model.pt", weights_only=True) for n in ("unbroken", "broken"))
+    assert all(torch.equal(unbroken[key], resumed[key]) for key in unbroken)
+
+
+def test_the_learning_rate_of_a_plateau_falls_when_the_loss_does_not(
+    configs: Path, tiny_dataset: Path, tmp_path: Path
+) -> None:
+    """With so high a threshold no loss counts as lower than the first, and each is followed by a fall."""
+    settings = {"plateau_patience": 0, "plateau_threshold": 0.99, "max_epochs": 3}
+    workflow = training(configs, tiny_dataset, tmp_path, "cut on a plateau", **settings)
+    finish(workflow)
+    for name in ("generator", "discriminator", "projector"):
+        rate = workflow.parser.get_parsed_content(f"{name}_optimizer").param_groups[0]["lr"]
+        assert rate == pytest.approx(2e-4 * 0.2 * 0.2), name
+
+
+def test_chens_rates_and_weight_decay_reach_the_optimizers(configs: Path, tiny_dataset: Path, tmp_path: Path) -> None:
+    chen = {"discriminator_learning_rate": 2.0e-5, "weight_decay": 1.0e-4, "initialisation": "he"}
+    parser = training(configs, tiny_dataset, tmp_path, "cut", **chen).parser
+    groups = {
+        name: parser.get_parsed_content(f"{name}_optimizer").param_groups[0]
+        for name in ("generator", "discriminator", "projector")
+    }
+    assert {name: group["lr"] for name, group in groups.items()} == {
+        "generator": 2e-4,
+        "discriminator": 2e-5,
+        "projector": 2e-4,
+    }
+    assert all(group["weight_decay"] == 1e-4 and group["betas"] == (0.5, 0.999) for group in groups.values())
+
+
+def resolved(configs: Path, *overlays: str) -> ConfigParser:
+    parser = ConfigParser()
+    parser.read_config([str(configs / name) for name in ("train.yaml", *overlays)])
+    return parser
+
+
+def test_the_papers_figures_are_the_defaults(configs: Path) -> None:
+    """Recipe cards 0.1 to 0.3."""
+
+    def values(overlays: list[str], *keys: str) -> list[Any]:
+        parser = resolved(configs, *overlays)
+        return [parser.get_parsed_content(key) for key in keys]
+
+    lengths = ("max_epochs", "constant_epochs", "batch_size")
+    assert values([], *lengths) == [200, 100, 1]
+    weights = ("adversarial_weight", "cycle_weight", "identity_weight", "pool_size")
+    assert values([], *weights, "learning_rate", "beta1") == [1, 10, 5, 50, 2e-4, 0.5]
+    assert values(CUT, *lengths) == [400, 200, 1]
+    contrast = ("nce_layers", "patches", "nce_weight", "nce_identity", "nce_temperature", "projection_width")
+    assert values(CUT, *contrast) == [[0, 4, 8, 12, 16], 256, 1, True, 0.07, 256]
+    fast = [*CUT, "variant_fastcut.yaml"]
+    assert values(fast, *lengths, "nce_weight", "nce_identity", "flip_equivariance") == [200, 150, 1, 10, False, True]
+    attentive = values([*CUT, "variant_qs_attn.yaml"], "patch_choices")[0]
+    assert [type(choice).__name__ for choice in attentive] == ["RandomPatches"] * 3 + ["GlobalAttentionPatches"] * 2
+
+
+def test_weights_of_another_way_of_halving_are_refused(configs: Path, tiny_dataset: Path, tmp_path: Path) -> None:
+    finish(training(configs, tiny_dataset, tmp_path, "cut", max_epochs=1))
+    with pytest.raises(Exception, match=r".") as caught:
+        inference(configs, tiny_dataset, tmp_path, tmp_path / "out", "cut", antialias=False)
+    assert "weights of another network" in str(find_user_error(caught.value))
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "message"),
+    [
+        ("cut, sites", {"sites": ["ldn"]}, "site 'etz' is not among sites ldn; add it there"),
+        ("cut, structures", {"structures": ["vs"]}, "focus on cochlea, but structures are vs; add it there"),
+        ("cut, structures", {"reverse": True}, "leave them out with reverse"),
+        ("qs global", {"qs_mode": "none"}, "qs_mode 'none' is unknown"),
+        ("cut", {"nce_layers": [0, 4, 99]}, "feature layers .* rising numbers from 0 to 23"),
+        ("unet", {"n_halvings": 6}, "multiples of 64"),
+        ("cut of unet", {}, "UNetGenerator has no numbered layers"),
+    ],
+)
+def test_wrong_settings_stop_before_the_first_step(
+    method: str, settings: dict[str, Any], message: str, configs: Path, tiny_dataset: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(Exception, match=r".") as caught:
+        training(configs, tiny_dataset, tmp_path, method, **settings).run()
+    error = find_user_error(caught.value)
+    assert error is not None, caught.value
+    assert re.search(message, str(error)), error
+    assert not (tmp_path / "history.json").exists()
+
+
+def test_a_site_must_be_named_to_be_rendered(configs: Path, tiny_dataset: Path, tmp_path: Path) -> None:
+    finish(training(configs, tiny_dataset, tmp_path, "cyclegan, sites", max_epochs=1))
+    with pytest.raises(Exception, match=r".") as caught:
+        inference(configs, tiny_dataset, tmp_path, tmp_path / "out", "cyclegan, sites", site=None)
+    assert "knows 2 sites; name one with --site" in str(find_user_error(caught.value))
+
+
+def test_round_trips_of_cyclegan_and_of_two_cuts(configs: Path, tiny_dataset: Path, tmp_path: Path) -> None:
+    """ceT1' and ceT1'' of Wu 2021 (recipe card A), named as ceT1 and on the scans' own grids."""
+    finish(training(configs, tiny_dataset, tmp_path / "cyclegan", "cyclegan", max_epochs=1))
+    finish(training(configs, tiny_dataset, tmp_path / "cut", "cut", max_epochs=1))
+    finish(training(configs, tiny_dataset, tmp_path / "back", "cut, reversed", max_epochs=1))
+    ways = {"cyclegan": "cyclegan/return_generator.pt", "cut": "back/model.pt"}
+    found = {}
+    for method, back in ways.items():
+        output = tmp_path / f"{method}_trip"
+        settings = {"return_weights": str(tmp_path / back)}
+        inference(configs, tiny_dataset, tmp_path / method, output, method, "round_trip.yaml", **settings)
+        found[method] = sorted(path.name for path in output.iterdir())
+    cases = sorted(f"{item['case']}_ceT1.nii.gz" for item in load_datalist(tiny_dataset)["source"])
+    assert found == {"cyclegan": cases, "cut": cases}
+
+
+def test_a_round_trip_is_both_generators_in_turn(configs: Path, tiny_dataset: Path, tmp_path: Path) -> None:
+    finish(training(configs, tiny_dataset, tmp_path, "cyclegan", max_epochs=1))
+    files = [str(configs / name) for name in ("inference.yaml", "round_trip.yaml")]
+    places = {"dataset_dir": str(tiny_dataset), "output_dir": str(tmp_path / "out")}
+    weights = {"weights": str(tmp_path / "model.pt"), "return_weights": str(tmp_path / "return_generator.pt")}
+    parser = ConfigWorkflow(files, workflow_type="inference", logging_file=False, **TINY, **places, **weights).parser
+    slices = torch.randn(1, 1, 16, 16)
+    there, back, trip = (parser.get_parsed_content(key) for key in ("there", "back", "network"))
+    assert not torch.equal(there(slices), back(slices))
+    torch.testing.assert_close(trip(slices), back(there(slices)))
+
+
+NEW_KEYS = {
+    "variant_cut.yaml": {
+        "nce_layers", "patches", "nce_weight", "nce_identity", "nce_temperature", "projection_width",
+        "flip_equivariance", "patch_choices", "projector_def", "projector", "projector_optimizer",
+        "projector_schedule",
+    },
+    "variant_unet_generator.yaml": {"n_halvings"},
+    "variant_structure_terms.yaml": {
+        "segmentation_weight", "edge_weight", "visible_edge", "training_state::objects::structure_terms",
+        "configuration::variants::structure_terms",
+    },
+    "variant_plateau.yaml": {
+        "plateau_factor", "plateau_patience", "plateau_threshold", "projector_schedule",
+        "configuration::variants::plateau",
+    },
+    "round_trip.yaml": {"return_weights", "return_network_def", "there", "back"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("overlay", list(NEW_KEYS))
+def test_overlays_change_keys_that_exist(overlay: str, configs: Path) -> None:
+    parser = ConfigParser()
+    parser.read_config(str(configs / ("inference.yaml" if overlay == "round_trip.yaml" else "train.yaml")))
+    keys = {key.lstrip("+") for key in yaml.safe_load((configs / overlay).read_text())}
+    assert {key for key in keys if key not in parser} == NEW_KEYS[overlay]
+
+
+@pytest.mark.parametrize("overlay", ["variant_fastcut.yaml", "variant_qs_attn.yaml"])
+def test_overlays_of_cut_change_keys_of_cut(overlay: str, configs: Path) -> None:
+    keys = {key.lstrip("+") for key in yaml.safe_load((configs / overlay).read_text())}
+    new = {key for key in keys if key not in resolved(configs, *CUT)}
+    assert new == ({"qs_mode", "attention_layers"} if "qs" in overlay else set())
