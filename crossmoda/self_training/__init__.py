@@ -1,6 +1,7 @@
 """Rounds of self-training: steps and their manifest, pseudo-label selection, reviewed labels, the loop."""
 
 from crossmoda.self_training.anchors import Anchors
+from crossmoda.self_training.blending import TumourBlending
 from crossmoda.self_training.loop import SelfTrainingLoop, continue_run, current_segmenter, load_run
 from crossmoda.self_training.reporting import Report
 from crossmoda.self_training.selection import (
@@ -25,6 +26,7 @@ __all__ = [
     "RequireStructures",
     "SelfTrainingLoop",
     "TakeAwayFluid",
+    "TumourBlending",
     "WeightByCertainty",
     "continue_run",
     "current_segmenter",

@@ -73,7 +73,11 @@ class BundleUse:
         configs = Path(self.root) / "configs"
         overlays = self.train_overlays if kind == "train" else self.inference_overlays
         found = [configs / name if (configs / name).is_file() else Path(name) for name in overlays]
-        return [configs / f"{kind}.yaml", *found]
+        return [configs / self.main_file(kind), *found]
+
+    def main_file(self, kind: str) -> str:
+        """Return the name of the bundle's own file that the ``train`` or the ``inference`` workflow begins with."""
+        return f"{kind}.yaml"
 
     def overrides(self, kind: str) -> dict[str, Any]:
         """Return the overrides of the ``train`` or the ``inference`` workflow."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from crossmoda.files import hash_of, sha256_of
+from crossmoda.files import hash_of, read_json, sha256_of
 from crossmoda.labels import model_labels
 
 Item = dict[str, Any]
@@ -43,6 +43,34 @@ def pseudo_hrt2_items(
         for item in source
         if item.get("label")
     ]
+
+
+def blended_items(
+    source: Sequence[Item], folders: Mapping[str, Path], plan: str, suffix: str, weight: float = 1.0
+) -> list[Item]:
+    """Return the augmented volumes of every view, each with its case's label and what was done to it.
+
+    Such an item's ``view`` is the translator's name, a plus sign and the alteration, e.g.
+    ``cyclegan+vs_x0.7_scale13``, so that it is an item of its own; its ``case`` is the patient's, by which folds are to
+    be grouped. ``augmentation`` holds ``view``, ``rule``, ``structure``, ``lambda`` and ``scale`` (None: not blended).
+
+    Args:
+        source: the dataset's source items.
+        folders: view name -> folder of its augmented volumes.
+        plan: name of the JSON in there that lists them.
+        suffix: what follows case and alteration in the file names, e.g. ``_hrT2.nii.gz``.
+        weight: of each in the loss, times the case's own.
+    """
+    cases = {item["case"]: item for item in source}
+    items = []
+    for view, folder in folders.items():
+        for entry in read_json(folder / plan)["volumes"]:
+            item = cases[entry["case"]]
+            alteration = entry["file"].removeprefix(f"{entry['case']}_").removesuffix(suffix)
+            done = {"view": view, **{key: entry[key] for key in ("rule", "structure", "lambda", "scale")}}
+            place = {"image": str(folder / entry["file"]), "view": f"{view}+{alteration}"}
+            items.append({**item, **place, "weight": weight * item.get("weight", 1.0), "augmentation": done})
+    return items
 
 
 def with_truth(items: Sequence[Item], truth: Mapping[str, Path], labels: Mapping[str, int]) -> list[Item]:

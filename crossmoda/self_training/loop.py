@@ -26,6 +26,7 @@ from crossmoda.data.datalist import load_datalist, save_datalist
 from crossmoda.engines.weights import versions
 from crossmoda.errors import CrossmodaError
 from crossmoda.files import read_json, remove_leavings, write_json, write_text
+from crossmoda.self_training.blending import TumourBlending
 from crossmoda.self_training.selection import Rule
 from crossmoda.self_training.steps import StepFolder
 from crossmoda.self_training.work import LABEL_SUFFIX, BundleUse, Work, describe
@@ -36,7 +37,8 @@ logger = logging.getLogger(__name__)
 class SelfTrainingLoop(Engine):
     """Run rounds of self-training in a run folder.
 
-    Round 0 trains the translators, renders the labelled source scans as pseudo-hrT2 and trains a segmenter on these.
+    Round 0 trains the translators, renders the labelled source scans as pseudo-hrT2, augments these where ``blending``
+    is given, and trains a segmenter on them.
     Each further round labels the real hrT2 scans with the last segmenter, replaces what clinicians have reviewed, and
     trains a segmenter on pseudo-hrT2 and real hrT2 together (cards C, D and E of the recipes), or in later rounds on
     the real ones alone (card B's last round).
@@ -59,6 +61,8 @@ class SelfTrainingLoop(Engine):
         studies: folder of a MONAI Label datastore whose reviewed labels each new round takes over; by default
             ``output_dir/review``, if there.
         train_handlers: attached in order; ignite or MONAI handlers.
+        blending: augments the translated scans with darker and brighter tumours and cochleae (card B), in round 0, for
+            all rounds; None leaves them as they are.
     """
 
     def __init__(
@@ -76,6 +80,7 @@ class SelfTrainingLoop(Engine):
         pseudo_hrt2_weights: float | Sequence[float] = (1.0,),
         studies: str | Path | None = None,
         train_handlers: Sequence[Any] = (),
+        blending: TumourBlending | None = None,
     ) -> None:
         super().__init__(lambda engine, batch: self._round(engine.state.epoch - 1))
         if max_epochs < 1:
@@ -94,6 +99,7 @@ class SelfTrainingLoop(Engine):
             structures=tuple(structures),
             seed=seed,
             device=torch.device(device),
+            blending=blending,
         )
         self.logger.setLevel(logging.WARNING)  # ignite's own lines about epochs say less than ours about steps
         self.handlers = tuple(train_handlers)
@@ -104,6 +110,8 @@ class SelfTrainingLoop(Engine):
         """Do what is not done yet of all rounds."""
         with exclusive(self.work.run):
             self._tidy()
+            if self.work.blending is not None:
+                self.work.blending.require_fit(self.work.datalist)
             self.write_description()
             save_datalist(self.work.dataset_file, dict(self.work.datalist))
             return super().run([None], max_epochs=self.max_epochs, epoch_length=1)
@@ -126,6 +134,7 @@ class SelfTrainingLoop(Engine):
             for view in work.views:
                 work.train_translator(folder, view)
                 work.translate(folder, view)
+            work.augment(folder)
         else:
             work.freeze_reviews(folder, self.studies)
             target = work.pseudo_labels(folder, self.folder(number - 1), number)
@@ -189,6 +198,7 @@ class SelfTrainingLoop(Engine):
             # Places inside the run are left to their defaults, so that a run folder can be moved.
             "studies": None if self.studies == work.run / "review" else str(self.studies.resolve()),
             "train_handlers": [describe(handler) for handler in self.handlers if is_dataclass(handler)],
+            "blending": describe(work.blending) if work.blending is not None else None,
         }
         resolved = {name: view.config("train") for name, view in work.views.items()}
         description = {

@@ -17,11 +17,20 @@ from crossmoda.errors import CrossmodaError
 from crossmoda.evaluation.aggregate import evaluate_folder
 from crossmoda.files import hash_of, read_json, sha256_of, write_json
 from crossmoda.labels import model_labels
+from crossmoda.self_training.blending import TumourBlending
 from crossmoda.self_training.bundles import BundleUse
-from crossmoda.self_training.datalists import Item, content_hash, pseudo_hrt2_items, pseudo_label_item, with_truth
+from crossmoda.self_training.datalists import (
+    Item,
+    blended_items,
+    content_hash,
+    pseudo_hrt2_items,
+    pseudo_label_item,
+    with_truth,
+)
 from crossmoda.self_training.frozen_reviews import freeze_reviews, read_frozen_reviews
 from crossmoda.self_training.selection import Candidate, Rule, apply_rules
 from crossmoda.self_training.steps import Step, StepFolder
+from crossmoda.translation.tumour_blending import PLAN
 
 PSEUDO_HRT2_SUFFIX = "_hrT2.nii.gz"
 LABEL_SUFFIX = "_Label.nii.gz"
@@ -41,6 +50,7 @@ class Work:
         structures: names of the segmenter's output channels 1, 2, ...
         seed: of the random numbers outside the bundles.
         device: torch device for all workflows.
+        blending: how the translated scans are augmented, or None.
     """
 
     run: Path
@@ -52,6 +62,7 @@ class Work:
     structures: Sequence[str]
     seed: int
     device: torch.device
+    blending: TumourBlending | None = None
 
     @property
     def dataset_file(self) -> Path:
@@ -96,10 +107,53 @@ class Work:
 
         folder.do(Step(output, (output,), work, config, {"weights": weights}))
 
+    def augment(self, folder: StepFolder) -> None:
+        """Train a SinGAN on a slice of a target scan and blend altered structures into every view's pseudo-hrT2."""
+        blending = self.blending
+        if blending is None:
+            return
+        if blending.harmonises:
+            self._train_singan(folder, blending)
+        for view in self.views:
+            self._blend(folder, blending, view)
+
+    def _train_singan(self, folder: StepFolder, blending: TumourBlending) -> None:
+        config = blending.singan_config(self.items("source"), self.items("target"))
+
+        def work(place: Path) -> None:
+            self._train(blending, place, "singan", self.dataset_file, config, {"round": 0})
+
+        folder.do(Step("singan", ("singan",), work, config))
+
+    def _blend(self, folder: StepFolder, blending: TumourBlending, view: str) -> None:
+        output = f"blended/{view}"
+        labelled = [item for item in self.items("source") if item.get("label")]
+        config = {"inference": blending.config("inference"), "data": content_hash(labelled, keys=("label",))}
+        inputs = {"pseudo_hrt2": folder.path / "pseudo_hrt2" / view}
+        if blending.harmonises:
+            inputs["weights"] = folder.path / "singan" / "model.pt"
+
+        def work(place: Path) -> None:
+            blending.run(
+                "inference",
+                self.device,
+                dataset_dir=str(self.dataset_file),
+                output_dir=str(place / output),
+                pseudo_hrt2_dir=str(inputs["pseudo_hrt2"]),
+                weights=str(inputs.get("weights", "")),
+            )
+
+        folder.do(Step(output, (output,), work, config, inputs))
+
     def pseudo_hrt2(self, folder: StepFolder, weight: float = 1.0) -> list[Item]:
-        """Return the labelled source items of all views, at this weight in the loss."""
+        """Return the labelled source items of all views, then the augmented ones, at this weight in the loss."""
+        source = self.items("source")
         views = {view: folder.path / "pseudo_hrt2" / view for view in self.views}
-        return pseudo_hrt2_items(self.items("source"), views, PSEUDO_HRT2_SUFFIX, weight)
+        items = pseudo_hrt2_items(source, views, PSEUDO_HRT2_SUFFIX, weight)
+        if self.blending is None:
+            return items
+        blended = {view: folder.path / "blended" / view for view in self.views}
+        return items + blended_items(source, blended, PLAN, PSEUDO_HRT2_SUFFIX, weight * self.blending.weight)
 
     def freeze_reviews(self, folder: StepFolder, studies: Path | None) -> None:
         """Copy the clinicians' labels as they are now into the round, once: later changes belong to later rounds."""
@@ -141,7 +195,7 @@ class Work:
         }
 
         path = folder.path / "datalist.json"
-        if not path.is_file() or load_datalist(path) != datalist:
+        if not holds(path, datalist):
             save_datalist(path, datalist)
 
     def train_segmenter(self, folder: StepFolder, number: int | None = None) -> None:
@@ -263,6 +317,14 @@ class Work:
             else:
                 items.append({**item, "weight": 0.0, "provenance": {**maker, **fate}})
         return items
+
+
+def holds(path: Path, datalist: Mapping[str, Any]) -> bool:
+    """Tell whether a file holds a datalist; one that names volumes which are there no longer holds another."""
+    try:
+        return path.is_file() and load_datalist(path) == datalist
+    except CrossmodaError:
+        return False
 
 
 def describe(component: Any) -> dict[str, Any]:

@@ -20,11 +20,10 @@ from crossmoda.errors import CrossmodaError
 from crossmoda.files import hash_of, read_json, sha256_of, write_json
 from crossmoda.labels import mask_of, numbers_of
 from crossmoda.translation.blending_picture import PictureRow, draw_rows
-from crossmoda.translation.tumour_blending import Blending, BlendingRule, alter, noise_for, require_scales
+from crossmoda.translation.tumour_blending import PLAN, Blending, BlendingRule, alter, noise_for, require_scales
 
 logger = logging.getLogger(__name__)
 
-PLAN = "tumour_blending.json"
 PICTURE = "tumour_blending.png"
 _SUFFIX = "_hrT2.nii.gz"
 _TOLERANCE = 1e-3  # of the range [0, 1], for files that another program has written again

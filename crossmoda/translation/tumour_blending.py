@@ -27,6 +27,7 @@ from crossmoda.files import hash_of
 from crossmoda.labels import STRUCTURES
 from crossmoda.translation.singan import NoiseSource, SinGAN, resize
 
+PLAN = "tumour_blending.json"  # beside the volumes: who was altered how, and why others were not
 _BLUR_REACH = 4.0  # standard deviations after which the Gaussian is cut off
 
 

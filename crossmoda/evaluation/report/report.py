@@ -10,6 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from crossmoda.evaluation.comparison import STAGE_MEANINGS, STAGE_NAMES, STAGES, recovered, stage_files
 from crossmoda.evaluation.metrics import BOUNDARY, METRICS
+from crossmoda.evaluation.report.blending import blended_views
 from crossmoda.evaluation.report.charts import learning_chart, round_chart, stage_chart
 from crossmoda.evaluation.report.panels import KINDS
 from crossmoda.evaluation.report.pictures import (
@@ -89,6 +90,7 @@ def _content(run: RunFolder) -> dict[str, Any]:
         "round_chart": round_chart(run.rounds, comparison, scored) if len(run.rounds) > 1 and scored else "",
         "learning": _learning_charts(run),
         "source_strips": source_strips(run),
+        "blended": blended_views(run),
         "case_strips": case_strips(run),
         "sites": _site_rows(run, scored),
         "site_names": SITE_NAMES,
@@ -126,6 +128,8 @@ def _model_name(folder: Path) -> str:
     if folder.parts[0] == "anchors":
         return f"Segmenter, {STAGE_NAMES.get(folder.parts[1], folder.parts[1]).lower()}"
     number = folder.parts[0].removeprefix("round_")
+    if folder.name == "singan":
+        return f"SinGAN, round {number}"
     kind, _, view = folder.name.partition("_")
     return f"{kind.capitalize()}{f' ({view})' if view else ''}, round {number}"
 
