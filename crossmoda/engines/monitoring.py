@@ -122,7 +122,7 @@ class History:
             column.append(values.get(name))
         write_json(self.path, self.state_dict())
 
-    def mean_loss(self, engine: Engine) -> float:
+    def mean_loss(self) -> float:
         """Return the mean of ``loss`` over this epoch's iterations so far; for schedules that watch it."""
         return self._sums["loss"] / max(self._count, 1)
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
+
+from crossmoda.engines import History
 
 
 def constant_then_linear(optimizer: Optimizer, constant_epochs: int, decay_epochs: int) -> LambdaLR:
@@ -22,3 +26,27 @@ def constant_then_linear(optimizer: Optimizer, constant_epochs: int, decay_epoch
         return max(0.0, 1.0 - max(0, epoch + 1 - constant_epochs) / (decay_epochs + 1))
 
     return LambdaLR(optimizer, factor)
+
+
+class FallOnPlateau(ReduceLROnPlateau):
+    """Multiply the learning rate by a factor when the epochs' mean loss has stopped falling (Chen 2023; recipe card C).
+
+    To be stepped at the end of each epoch without arguments, as other schedulers are.
+
+    Args:
+        optimizer: whose rate is to be scheduled.
+        history: knows the mean loss of the epoch that ends.
+        options: of PyTorch's ``ReduceLROnPlateau``: ``factor``, ``patience``, ``threshold`` and so on.
+    """
+
+    def __init__(self, optimizer: Optimizer, history: History, **options: Any) -> None:
+        super().__init__(optimizer, **options)
+        self._history = history
+
+    def step(self) -> None:  # type: ignore[override]
+        """Look at the epoch that ends."""
+        super().step(self._history.mean_loss())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state without the history, which keeps its own."""
+        return {key: value for key, value in super().state_dict().items() if key != "_history"}

@@ -151,6 +151,27 @@ def test_a_training_that_was_cut_off_ends_with_the_same_weights_and_losses(
     assert all(torch.equal(unbroken[key], resumed[key]) for key in unbroken)
 
 
+@pytest.mark.parametrize("method", ["cyclegan", "cut"])
+def test_learning_rates_are_constant_and_then_fall_on_a_line(
+    method: str, configs: Path, tiny_dataset: Path, tmp_path: Path
+) -> None:
+    """Two epochs at the full rate, two on the way to 0, which a fifth would reach."""
+    workflow = training(configs, tiny_dataset, tmp_path, method, max_epochs=4, discriminator_learning_rate=2.0e-5)
+    names = ("generator", "discriminator", *(["projector"] if method == "cut" else []))
+    rates: dict[str, list[float]] = {name: [] for name in names}
+
+    def note(engine: Any) -> None:
+        for name in names:
+            optimizer = workflow.parser.get_parsed_content(f"{name}_optimizer")
+            rates[name].append(optimizer.param_groups[0]["lr"])
+
+    workflow.trainer.add_event_handler(Events.EPOCH_STARTED, note)
+    finish(workflow)
+    for name in names:
+        full = 2e-5 if name == "discriminator" else 2e-4
+        assert rates[name] == pytest.approx([full, full, full * 2 / 3, full / 3]), name
+
+
 def test_the_learning_rate_of_a_plateau_falls_when_the_loss_does_not(
     configs: Path, tiny_dataset: Path, tmp_path: Path
 ) -> None:
