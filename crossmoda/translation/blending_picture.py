@@ -13,13 +13,15 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from crossmoda.data.volumes import spacing_mm
 from crossmoda.files import atomic_path
 from crossmoda.labels import COLOURS
 
-_MARGIN_MM = 22.0  # about the structure's largest slice
-_PANEL_INCHES = 3.0
+_MARGIN_MM = 16.0  # about the structure's largest piece
+_PANEL_INCHES = 2.6
+_TITLE_INCHES = 0.4
 _DOTS_PER_INCH = 100
 
 
@@ -45,14 +47,17 @@ class PictureRow:
 def draw_rows(rows: Sequence[PictureRow], path: str | Path) -> None:
     """Write a PNG with the axial slice of each row that shows most of the structure; equal rows give equal bytes."""
     columns = max(len(row.columns) for row in rows)
-    figure = Figure(figsize=(columns * _PANEL_INCHES, len(rows) * (_PANEL_INCHES + 0.35)), dpi=_DOTS_PER_INCH)
+    figure = Figure(figsize=(columns * _PANEL_INCHES, len(rows) * (_PANEL_INCHES + _TITLE_INCHES)), dpi=_DOTS_PER_INCH)
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(rows), columns, squeeze=False)
     for line, row in zip(axes, rows, strict=True):
         for axis in line:
             axis.set_axis_off()
         _draw_row(line, row)
-    figure.subplots_adjust(left=0.01, right=0.99, bottom=0.01, top=1 - 0.3 / figure.get_figheight(), wspace=0.03)
+    top = 1 - _TITLE_INCHES / figure.get_figheight()
+    figure.subplots_adjust(
+        left=0.01, right=0.99, bottom=0.005, top=top, wspace=0.03, hspace=_TITLE_INCHES / _PANEL_INCHES
+    )
     with atomic_path(path) as partial:
         figure.savefig(partial, format="png", metadata={"Software": None})
 
@@ -73,13 +78,23 @@ def _draw_row(line: Sequence[Axes], row: PictureRow) -> None:
     line[0].set_title(f"{row.case}\n{row.structure}, {line[0].get_title()}", fontsize=8)
 
 
-def _window(mask: NDArray[np.bool_], spacing: NDArray[Any]) -> tuple[slice, slice]:
-    x, y = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
-    margin = [round(_MARGIN_MM / float(size)) for size in spacing[:2]]
-    return (
-        slice(max(int(x[0]) - margin[0], 0), int(x[-1]) + 1 + margin[0]),
-        slice(max(int(y[0]) - margin[1], 0), int(y[-1]) + 1 + margin[1]),
+def _window(mask: NDArray[np.bool_], spacing: NDArray[Any]) -> tuple[slice, ...]:
+    """Return a square, in mm, about the largest piece of a slice's mask, moved and then cut to lie inside."""
+    pieces, count = ndimage.label(mask)
+    largest = int(np.argmax(ndimage.sum_labels(mask, pieces, range(1, count + 1))))
+    box = ndimage.find_objects(pieces)[largest]
+    side_mm = max((part.stop - part.start) * float(size) for part, size in zip(box, spacing, strict=False))
+    side_mm += 2 * _MARGIN_MM
+    return tuple(
+        _span((part.start + part.stop) / 2, side_mm / float(size), length)
+        for part, size, length in zip(box, spacing, mask.shape, strict=False)
     )
+
+
+def _span(centre: float, length: float, limit: int) -> slice:
+    count = min(round(length), limit)
+    start = min(max(round(centre - count / 2), 0), limit - count)
+    return slice(start, start + count)
 
 
 def _radiological(slice_: NDArray[Any]) -> NDArray[Any]:

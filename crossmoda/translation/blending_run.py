@@ -110,7 +110,7 @@ class BlendingRun:
         write_json(path, plan)
         logger.info("%s", describe_counts(plan))
         missing = [entry for entry in plan["volumes"] if not (self.output / entry["file"]).is_file()]
-        for entry in tqdm(missing, desc="blending", unit="volume", mininterval=5.0):
+        for entry in tqdm(missing, desc="blending", unit="volume", mininterval=5.0, disable=not missing):
             image, _, mask = self._case(entry)
             array = self._array(entry, image, mask)
             write_volume(self.output / entry["file"], array, image.affine, dtype=np.float32)

@@ -14,6 +14,7 @@ from torch import nn
 from crossmoda.data.volumes import Volume, read_volume, write_volume
 from crossmoda.errors import CrossmodaError
 from crossmoda.files import read_json, write_json
+from crossmoda.translation.blending_picture import PictureRow, _window, draw_rows
 from crossmoda.translation.blending_run import BlendingRun, blending_items, describe_counts, pictured
 from crossmoda.translation.singan import NoiseSource, SinGAN
 from crossmoda.translation.tumour_blending import (
@@ -427,6 +428,27 @@ def test_the_picture_shows_the_strongest_change_of_each_case_rules_taking_turns(
     volumes += [entry("b", "2", factor) for factor in (2, 4)]
     shown = [(entry["rule"], entry["case"], entry["lambda"]) for entry in pictured({"volumes": volumes}, 3)]
     assert shown == [("a", "1", 0.5), ("b", "2", 4), ("a", "2", 0.5)]
+
+
+def test_the_picture_is_the_same_however_the_file_stores_its_axes(tmp_path: Path) -> None:
+    for axes in ("RAS", "LIP"):
+        columns = {"before": in_order(scan(), axes), "after": in_order(alter(scan(), tumour(), 1.5), axes)}
+        row = PictureRow("ldn_1", "vs", affine_of(axes), in_order(tumour(), axes), columns)
+        draw_rows([row, row], tmp_path / f"{axes}.png")
+    assert (tmp_path / "RAS.png").read_bytes() == (tmp_path / "LIP.png").read_bytes()
+
+
+def test_the_picture_s_window_is_a_square_about_the_largest_piece(tmp_path: Path) -> None:
+    mask = np.zeros((100, 90), bool)
+    mask[40:50, 30:34] = True  # 5 x 3.2 mm
+    mask[80:83, 70:72] = True
+    x, y = _window(mask, np.array(SPACING_MM))
+    assert ((x.stop - x.start) * 0.5, (y.stop - y.start) * 0.8) == pytest.approx((5 + 32, 5 + 32), abs=0.8)
+    assert (x.start + x.stop) / 2 == pytest.approx(45, abs=1)
+    assert (y.start + y.stop) / 2 == pytest.approx(32, abs=1)
+    cut = np.zeros((100, 90), bool)
+    cut[0:4, 86:90] = True
+    assert (_window(cut, np.array(SPACING_MM))[0].start, _window(cut, np.array(SPACING_MM))[1].stop) == (0, 90)
 
 
 class Keep(nn.Module):
