@@ -31,18 +31,24 @@ def section_items(dataset_dir: str | Path, section: str = "source") -> list[Item
     return [{"case": item["case"], "image": str(item["image"])} for item in items]
 
 
-def paired_items(dataset_dir: str | Path, section: str, truth_dir: str | Path | None) -> list[Item]:
-    """Return the section's items, each with its true hrT2 image as ``label`` where ``truth_dir`` is given.
+def evaluation_items(dataset_dir: str | Path, section: str, truth_dir: str | Path | None) -> list[Item]:
+    """Return the section's items with all that a translation can be held against.
 
-    The true image of a case is the file in ``truth_dir`` whose name begins with ``<case>_hrT2`` or ``<case>_T2``.
+    ``label`` is the case's true hrT2 image, where ``truth_dir`` is given: the file in it whose name begins with
+    ``<case>_hrT2`` or ``<case>_T2``. ``structures`` is the case's label map, where it has one, and ``labels`` says what
+    the map's values mean.
 
     Raises:
-        CrossmodaError: a case has no true image.
+        CrossmodaError: there is no such section, it is empty, or a case has no true image.
     """
     items = section_items(dataset_dir, section)
-    if truth_dir is None:
-        return items
-    return [{**item, "label": str(_true_image(Path(truth_dir), item["case"]))} for item in items]
+    datalist = load_datalist(dataset_dir)
+    for item, listed in zip(items, datalist[section], strict=True):
+        if truth_dir is not None:
+            item["label"] = str(_true_image(Path(truth_dir), item["case"]))
+        if listed.get("label"):
+            item |= {"structures": str(listed["label"]), "labels": dict(listed.get("labels") or datalist["labels"])}
+    return items
 
 
 def _true_image(folder: Path, case: str) -> Path:

@@ -1,100 +1,121 @@
-"""How good a translation is: against the same anatomy if that is known, else against the modality's intensities."""
+"""Distances between what was translated and real hrT2, as metrics that MONAI's engines gather case by case."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
-from monai.handlers import IgniteMetricHandler, from_engine
-from monai.metrics import CumulativeIterationMetric, PSNRMetric, SSIMMetric
-from monai.transforms import Compose
-from monai.utils import ImageMetaKey
+from monai.handlers import IgniteMetricHandler
+from monai.metrics import CumulativeIterationMetric
 
-from crossmoda.translation.items import section_items
-
-_RANGE = 2.0  # of intensities in [-1, 1]
-_FOREGROUND = -0.9  # above 5 % of the range is not air
-_QUANTILES = 101
-_SSIM_WINDOW = (7, 7, 1)  # voxels (x, y, z): within slices, of which thick scans have few
+from crossmoda.translation.measures.distances import frechet_distance, kernel_distance_with_error
+from crossmoda.translation.measures.intensities import intensity_distance
+from crossmoda.translation.measures.real_scans import RealScans
+from crossmoda.translation.measures.transforms import CET1, TRANSLATION, TRUTH
 
 
-def foreground_quantiles(volume: torch.Tensor) -> torch.Tensor:
-    """Return 101 quantiles (0 %, 1 %, ... 100 %) of a volume's voxels above air; all -1 if there are none."""
-    voxels = torch.as_tensor(volume).float().flatten()
-    voxels = voxels[voxels > _FOREGROUND]
-    if voxels.numel() == 0:
-        return torch.full((_QUANTILES,), -1.0)
-    ordered = voxels.sort().values  # torch.quantile refuses more than 16 million values
-    positions = torch.linspace(0, ordered.numel() - 1, _QUANTILES).round().long()
-    return ordered[positions].cpu()
-
-
-class IntensityDistance(CumulativeIterationMetric):
-    """Measure how far the foreground intensities of translated volumes lie from those of real ones.
-
-    The quantiles of each volume are averaged over the volumes of either kind; the distance is the mean absolute
-    difference between the two averages, which is the Wasserstein-1 distance of the averaged distributions. 0 is best;
-    an offset of all intensities by d gives d, on the scale of [-1, 1].
+class DistributionDistance(CumulativeIterationMetric):
+    """Gather rows that describe cases, and return how far all of them together are from the real scans'.
 
     Args:
-        reference: quantiles of the real volumes (volumes, 101), from ``foreground_quantiles``.
+        real: description of the real scans.
     """
 
-    def __init__(self, reference: torch.Tensor) -> None:
+    def __init__(self, real: RealScans) -> None:
         super().__init__()
-        self.reference = reference.mean(dim=0)
+        self.real = real
+        self._cases = 0
+
+    def reset(self) -> None:
+        """Forget all cases."""
+        super().reset()
+        self._cases = 0
+
+    def __call__(self, y_pred: Any, y: Any = None, **kwargs: Any) -> Any:
+        """Take in a list of tensors (rows, values), one a case; a case may have no rows."""
+        filled = [rows for rows in y_pred if len(rows)]
+        return super().__call__(filled, y, **kwargs) if filled else None
 
     def _compute_tensor(self, y_pred: torch.Tensor, y: torch.Tensor | None = None, **kwargs: Any) -> torch.Tensor:
-        """Return the quantiles (B, 101) of volumes (B, C, X, Y, Z)."""
-        return torch.stack([foreground_quantiles(volume) for volume in y_pred])
+        """Return one case's rows (1, rows, values) with the case's number before each, (rows, 1 + values)."""
+        rows = y_pred[0].float().cpu()
+        self._cases += 1
+        return torch.cat([torch.full((len(rows), 1), float(self._cases)), rows], dim=1)
 
     def aggregate(self) -> torch.Tensor:
-        """Return the distance over all volumes so far, a scalar."""
-        quantiles = self.get_buffer()
-        return (torch.as_tensor(quantiles).mean(dim=0) - self.reference).abs().mean()
+        """Return the distance over all cases so far, a scalar; NaN for too few."""
+        rows = self.get_buffer()
+        if not isinstance(rows, torch.Tensor):
+            return torch.tensor(float("nan"))
+        return torch.tensor(self.distance(rows[:, 1:], rows[:, 0].int().tolist()))
+
+    @abstractmethod
+    def distance(self, rows: torch.Tensor, cases: list[int]) -> float:
+        """Return the distance of rows (N, values), of which each is of the case that ``cases`` says."""
 
 
-def evaluation_metrics(
-    truth_dir: str | Path | None,
-    dataset_dir: str | Path,
-    preprocessing: Callable[[dict[str, Any]], dict[str, Any]],
-    reference_section: str = "target",
-) -> dict[str, IgniteMetricHandler]:
-    """Return the metrics for an evaluator: SSIM and PSNR against true images, or else the intensity distance.
+class KernelDistance(DistributionDistance):
+    """``kernel_distance`` of slice features, pairs of slices of one case left out; keeps its ``standard_error``."""
 
-    Args:
-        truth_dir: folder of true images, or None where they are unknown.
-        dataset_dir: data set whose real scans of ``reference_section`` are compared with when there is no truth.
-        preprocessing: brings ``image`` of a real scan to (1, X, Y, Z) in [-1, 1].
-        reference_section: section with the real scans of the target modality.
+    standard_error = float("nan")
+
+    def distance(self, rows: torch.Tensor, cases: list[int]) -> float:
+        """Return the distance of features (N, 80)."""
+        if min(len(set(cases)), len(set(self.real.cases))) < 2:
+            return float("nan")
+        value, self.standard_error = kernel_distance_with_error(rows, self.real.features, cases, self.real.cases)
+        return value
+
+
+class FrechetDistance(DistributionDistance):
+    """``frechet_distance`` of slice features."""
+
+    def distance(self, rows: torch.Tensor, cases: list[int]) -> float:
+        """Return the distance of features (N, 80)."""
+        if min(len(rows), len(self.real.features)) < 2:
+            return float("nan")
+        return frechet_distance(rows, self.real.features)
+
+
+class IntensityDistance(DistributionDistance):
+    """``intensity_distance`` of the foreground's quantiles."""
+
+    def distance(self, rows: torch.Tensor, cases: list[int]) -> float:
+        """Return the distance of quantiles (N, 101)."""
+        return intensity_distance(rows, self.real.quantiles)
+
+
+# Name of a distance: its metric, and which rows of a case ``DescribeVolumesd`` adds for it.
+DISTANCES: dict[str, tuple[Callable[[RealScans], DistributionDistance], str]] = {
+    "kernel_distance": (KernelDistance, "features"),
+    "frechet_distance": (FrechetDistance, "features"),
+    "intensity_distance": (IntensityDistance, "quantiles"),
+}
+
+
+def distance_name(measure: str, kind: str) -> str:
+    """Return what a distance is called among an engine's metrics: the translation's by the measure alone."""
+    return measure if kind == TRANSLATION else f"{measure}_{kind}"
+
+
+def distance_metrics(real: RealScans | None) -> dict[str, IgniteMetricHandler] | None:
+    """Return the distances of translations, of their ceT1 and of true hrT2 to real scans, for an evaluator.
+
+    They read what ``DescribeVolumesd`` adds to the engine's output. None without real scans.
     """
-    if truth_dir is not None:
-        pairs = from_engine(["pred", "label"])
-        ssim = SSIMMetric(spatial_dims=3, data_range=_RANGE, win_size=_SSIM_WINDOW, kernel_type="uniform")
-        return {
-            "ssim": IgniteMetricHandler(metric_fn=ssim, output_transform=pairs),
-            "psnr_db": IgniteMetricHandler(metric_fn=PSNRMetric(max_val=_RANGE), output_transform=pairs),
-        }
-    reference = reference_quantiles(section_items(dataset_dir, reference_section), preprocessing)
+    if real is None:
+        return None
     return {
-        "intensity_distance": IgniteMetricHandler(metric_fn=IntensityDistance(reference), output_transform=_predictions)
+        distance_name(measure, kind): IgniteMetricHandler(
+            metric_fn=metric(real), output_transform=_gathered(f"{kind}_{rows}"), save_details=False
+        )
+        for kind in (TRANSLATION, CET1, TRUTH)
+        for measure, (metric, rows) in DISTANCES.items()
     }
 
 
-def _predictions(output: Sequence[dict[str, Any]]) -> tuple[list[torch.Tensor], None]:
-    return [item["pred"] for item in output], None
-
-
-def reference_quantiles(
-    items: Sequence[dict[str, Any]], preprocessing: Callable[[dict[str, Any]], dict[str, Any]]
-) -> torch.Tensor:
-    """Return the foreground quantiles (volumes, 101) of scans, one prepared at a time."""
-    prepare = Compose([preprocessing])
-    return torch.stack([foreground_quantiles(prepare(dict(item))["image"]) for item in items])
-
-
-def case_files(batch: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
-    """Return what ``MetricsSaver`` names its rows by, from a decollated batch: the cases."""
-    return [{ImageMetaKey.FILENAME_OR_OBJ: item["case"]} for item in batch]
+def _gathered(key: str) -> Callable[[Sequence[dict[str, Any]]], tuple[list[torch.Tensor], None]]:
+    """Return a function from an engine's decollated output to that entry of the cases that have it."""
+    return lambda output: ([item[key] for item in output if key in item], None)

@@ -271,42 +271,6 @@ def test_other_sections_can_be_translated(configs: Path, dataset: Path, trained:
     assert [path.name for path in tmp_path.iterdir()] == ["crossmoda2021_ldn_211_hrT2.nii.gz"]
 
 
-def evaluate(configs: Path, dataset: Path, trained: Path, output: Path, **overrides: Any) -> dict[str, float]:
-    places = {"dataset_dir": str(dataset), "output_dir": str(output), "weights": str(trained / "model.pt")}
-    files = [configs / "inference.yaml", configs / "evaluate.yaml"]
-    workflow = workflow_of(files, "inference", **places, **{**TINY, **overrides})
-    workflow.run()
-    return dict(workflow.evaluator.state.metrics)
-
-
-def test_evaluation_without_truth_compares_intensities(
-    configs: Path, dataset: Path, trained: Path, tmp_path: Path
-) -> None:
-    metrics = evaluate(configs, dataset, trained, tmp_path)
-    assert set(metrics) == {"intensity_distance"}
-    assert 0 < metrics["intensity_distance"] < 2
-    assert (tmp_path / "metrics.csv").is_file()
-
-
-def test_evaluation_of_a_perfect_translator_is_perfect(
-    configs: Path, dataset: Path, trained: Path, tmp_path: Path
-) -> None:
-    truth = tmp_path / "truth"
-    for number in (1, 2):
-        save(truth / f"crossmoda2021_ldn_{number}_hrT2.nii.gz", head(number, 150), number)
-    identity = {"network": "$torch.nn.Identity()", "initialize": []}
-    metrics = evaluate(configs, dataset, trained, tmp_path / "out", truth=str(truth), **identity)
-    assert metrics["ssim"] == pytest.approx(1.0)
-    assert metrics["psnr_db"] > 80
-    assert "crossmoda2021_ldn_1" in (tmp_path / "out" / "ssim_raw.csv").read_text()
-
-
-def test_evaluation_needs_the_truth_of_every_case(configs: Path, dataset: Path, trained: Path, tmp_path: Path) -> None:
-    with pytest.raises(Exception, match=r".") as caught:
-        evaluate(configs, dataset, trained, tmp_path, truth=str(tmp_path))
-    assert "no crossmoda2021_ldn_1_hrT2 image" in str(find_user_error(caught.value))
-
-
 def test_training_and_inference_agree(configs: Path) -> None:
     training, inference = (yaml.safe_load((configs / name).read_text()) for name in ("train.yaml", "inference.yaml"))
     del training["network_def"]["initialisation"]  # which matters before training only
@@ -324,7 +288,22 @@ def test_training_and_inference_agree(configs: Path) -> None:
         (
             "evaluate.yaml",
             "inference.yaml",
-            {"truth", "reference_section", "image_keys", "reference_preprocessing", "key_metric"},
+            {
+                "truth",
+                "structures",
+                "ring_mm",
+                "reference_section",
+                "reference_preprocessing",
+                "real",
+                "masks",
+                "measures",
+                "distances",
+                "segmenter",
+                "segmenter_weights",
+                "segmenter_bundle",
+                "segmenter_settings",
+                "picture_cases",
+            },
         ),
     ],
 )

@@ -33,8 +33,8 @@ def frechet_distance(features: torch.Tensor, real: torch.Tensor) -> float:
 
     The same as MONAI's ``FIDMetric`` on standardised features. The trace of the root of the product of the covariances
     is taken from singular values: exact with fewer slices than features too, where a matrix root is not. The distance
-    of few slices is too large, by about F (F + 5) / (2 n) for n slices on both sides and independent features: take ten slices a feature, or
-    compare only distances of equal numbers of slices; ``kernel_distance`` has no such bias.
+    of few slices is too large, for n slices on both sides and independent features by about F (F + 5) / (2 n): take ten
+    slices a feature, or compare only distances of equal numbers of slices. ``kernel_distance`` has no such bias.
 
     Args:
         features: (n, F) of translated slices.

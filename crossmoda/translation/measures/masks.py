@@ -27,19 +27,15 @@ class StructureMasksd(MapTransform):
 
     Args:
         keys: label maps; items may lack them.
-        labels: ``name -> number`` on disk.
         structures: names, in the order of the channels.
-        labels_key: an entry that, where present, replaces ``labels`` for the item and is removed.
+        labels_key: entry ``name -> number`` that says what the item's label maps hold; it is removed.
 
     Raises:
         CrossmodaError: at construction, an unknown name; at a call, a voxel value that the labels do not know.
     """
 
-    def __init__(
-        self, keys: KeysCollection, labels: Mapping[str, int], structures: Sequence[str], labels_key: str = "labels"
-    ) -> None:
+    def __init__(self, keys: KeysCollection, structures: Sequence[str], labels_key: str = "labels") -> None:
         super().__init__(keys, allow_missing_keys=True)
-        self.labels = {str(name): int(number) for name, number in labels.items()}
         self.structures = list(structures)
         self.labels_key = labels_key
         for name in self.structures:
@@ -49,7 +45,7 @@ class StructureMasksd(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return the item with its label maps as masks; the input is not changed."""
         d = dict(data)
-        labels = d.pop(self.labels_key, None) or self.labels
+        labels = d.pop(self.labels_key, {})
         for key in self.key_iterator(d):
             map_labels(d[key], labels, [])  # looks for unknown values, whatever the structures
             d[key] = torch.cat([_mask(d[key], labels, name) for name in self.structures])

@@ -34,33 +34,26 @@ def label_map(values: list[float]) -> MetaTensor:
 
 
 def test_masks_are_found_by_name_and_the_vs_is_the_union_of_its_parts() -> None:
-    labels = {"extra": 1, "intra": 2, "cochlea": 3}
-    item = {"structures": label_map([0, 1, 2, 3]), "case": "p"}
-    masks = StructureMasksd("structures", labels, ["vs", "cochlea", "intra"])(item)["structures"]
-    assert masks.flatten(1).tolist() == [[0, 1, 1, 0], [0, 0, 0, 1], [0, 0, 1, 0]]
-    assert masks.dtype == torch.int8
-
-
-def test_labels_of_an_item_go_before_the_data_sets() -> None:
-    item = {"structures": label_map([1, 2]), "labels": {"vs": 2, "cochlea": 1}}
-    found = StructureMasksd("structures", {"vs": 1, "cochlea": 2}, ["vs", "cochlea"])(item)
-    assert found["structures"].flatten(1).tolist() == [[0, 1], [1, 0]]
-    assert "labels" not in found
+    item = {"structures": label_map([0, 1, 2, 3]), "labels": {"extra": 1, "intra": 2, "cochlea": 3}, "case": "p"}
+    found = StructureMasksd("structures", ["vs", "cochlea", "intra"])(item)
+    assert found["structures"].flatten(1).tolist() == [[0, 1, 1, 0], [0, 0, 0, 1], [0, 0, 1, 0]]
+    assert found["structures"].dtype == torch.int8
+    assert set(found) == {"structures", "case"}
 
 
 def test_a_structure_that_a_label_cannot_tell_or_does_not_hold_has_no_mask() -> None:
     item = {"structures": label_map([0, 1, 0]), "labels": {"vs": 1, "intra": 5}}
-    masks = StructureMasksd("structures", {"vs": 1, "cochlea": 2}, ["vs", "cochlea", "intra"])(item)["structures"]
+    masks = StructureMasksd("structures", ["vs", "cochlea", "intra"])(item)["structures"]
     assert masks.flatten(1).tolist() == [[0, 1, 0], [-1, -1, -1], [0, 0, 0]]
     assert list(named_masks(masks, ["vs", "cochlea", "intra"])) == ["vs"]
-    assert StructureMasksd("structures", {"vs": 1}, ["vs"])({"case": "p"}) == {"case": "p"}
+    assert StructureMasksd("structures", ["vs"])({"case": "p"}) == {"case": "p"}
 
 
 def test_unknown_values_and_names_are_refused() -> None:
     with pytest.raises(CrossmodaError, match=r"p_Label\.nii\.gz: unknown label values \[7"):
-        StructureMasksd("structures", {"vs": 1}, ["cochlea"])({"structures": label_map([7])})
+        StructureMasksd("structures", ["cochlea"])({"structures": label_map([7]), "labels": {"vs": 1}})
     with pytest.raises(CrossmodaError, match="structures: 'tumour' is unknown; choose among vs"):
-        StructureMasksd("structures", {"vs": 1}, ["tumour"])
+        StructureMasksd("structures", ["tumour"])
 
 
 def test_a_ring_is_as_wide_in_mm_whatever_the_spacing() -> None:
