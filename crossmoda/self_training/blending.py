@@ -5,18 +5,29 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from crossmoda.errors import CrossmodaError
+from monai.bundle import ConfigParser
+
+from crossmoda.errors import CrossmodaError, find_user_error
 from crossmoda.labels import numbers_of
 from crossmoda.self_training.bundles import BundleUse
 from crossmoda.self_training.datalists import Item, content_hash
-from crossmoda.translation.singan import SinGAN
 from crossmoda.translation.singan_slice import choose_target
 from crossmoda.translation.tumour_blending import read_rules, require_scales
 
-_PYRAMID = ("filters", "maximum_filters", "kernel_size", "layers", "scale_factor", "min_size")
-_AGREED = ("spacing", "crop_size", *_PYRAMID)  # what a SinGAN was trained with and is used with
+# What a SinGAN was trained with and is used with.
+_AGREED = (
+    "spacing",
+    "crop_size",
+    "filters",
+    "maximum_filters",
+    "kernel_size",
+    "layers",
+    "scale_factor",
+    "min_size",
+)
 
 
 @dataclass(frozen=True)
@@ -56,21 +67,23 @@ class TumourBlending(BundleUse):
         """Tell whether a SinGAN takes part; without one, intensities are multiplied and nothing else."""
         return bool(self.config("inference")["harmonise"])
 
-    def require_fit(self, datalist: Mapping[str, Any]) -> None:
+    def require_fit(self, dataset: Path, labels: Mapping[str, int], learnt: bool = False) -> None:
         """Find, before anything is trained, what would stop the blending later.
 
         Args:
-            datalist: the dataset.
+            dataset: its datalist as a file.
+            labels: the dataset's ``name -> number``.
+            learnt: whether a SinGAN has been trained already; then its slice is not looked for again.
 
         Raises:
             CrossmodaError: an impossible rule, a structure that the labels lack, settings of the SinGAN's training and
-                use that differ, a scale that its pyramid lacks, or no target scan to learn from.
+                use that differ, a scale that its pyramid lacks, or no such slice to learn from.
         """
         train, inference = self.config("train"), self.config("inference")
         rules = read_rules(inference["rules"])
         for rule in rules:
-            numbers_of(rule.structure, dict(datalist["labels"]))
-        if not self.harmonises:
+            numbers_of(rule.structure, dict(labels))
+        if not inference["harmonise"]:
             return
         for key in _AGREED:
             if train[key] != inference[key]:
@@ -78,8 +91,19 @@ class TumourBlending(BundleUse):
                     f"{key} is {train[key]} for the SinGAN's training and {inference[key]} for blending; "
                     "give it once, in the settings that both share"
                 )
-        require_scales(rules, SinGAN(train["crop_size"], **{key: train[key] for key in _PYRAMID}))
-        choose_target(datalist.get("target", []), train["case"], train["site"])
+        require_scales(rules, self._built("network_def", dataset))
+        if not learnt:
+            self._built("train::slice", dataset)
+
+    def _built(self, name: str, dataset: Path) -> Any:
+        """Return a component of the SinGAN's training, built as its configuration says."""
+        parser = ConfigParser()
+        parser.read_config([str(file) for file in self.files("train")])
+        parser.update({**self.overrides("train"), "dataset_dir": str(dataset)})
+        try:
+            return parser.get_parsed_content(name)
+        except Exception as error:
+            raise find_user_error(error) or error from error
 
     def singan_config(self, source: Sequence[Item], target: Sequence[Item]) -> dict[str, Any]:
         """Return what the SinGAN depends on: its settings, the scan, and the labels where they choose the slice."""

@@ -110,10 +110,9 @@ class SelfTrainingLoop(Engine):
         """Do what is not done yet of all rounds."""
         with exclusive(self.work.run):
             self._tidy()
-            if self.work.blending is not None:
-                self.work.blending.require_fit(self.work.datalist)
             self.write_description()
             save_datalist(self.work.dataset_file, dict(self.work.datalist))
+            self.work.require_fit()
             return super().run([None], max_epochs=self.max_epochs, epoch_length=1)
 
     def _tidy(self) -> None:

@@ -107,6 +107,12 @@ class Work:
 
         folder.do(Step(output, (output,), work, config, {"weights": weights}))
 
+    def require_fit(self) -> None:
+        """Find what would stop the blending before anything is trained."""
+        if self.blending is not None:
+            learnt = (self.run / "round_0" / "singan" / "model.json").is_file()
+            self.blending.require_fit(self.dataset_file, self.datalist["labels"], learnt)
+
     def augment(self, folder: StepFolder) -> None:
         """Train a SinGAN on a slice of a target scan and blend altered structures into every view's pseudo-hrT2."""
         blending = self.blending

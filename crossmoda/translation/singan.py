@@ -91,7 +91,7 @@ def _convolutions(filters: int, kernel_size: int, layers: int) -> nn.Sequential:
 
 
 class ScaleGenerator(nn.Module):
-    """Add to the image of the scale below what five convolutions make of it and of noise.
+    """Add to the image of the scale below what a few convolutions make of it and of noise.
 
     Args:
         filters: of every convolution but the last.

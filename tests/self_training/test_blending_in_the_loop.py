@@ -212,6 +212,8 @@ def test_a_run_without_blending_says_so_and_has_none(finished: Path, tmp_path: P
         ({"blending_settings": {"rules": RULES, "filters": 8}}, "filters is 4 for the SinGAN's training and 8 for"),
         ({"singan_training_settings": {"site": "ukm"}}, "no target scan with site 'ukm'"),
         ({"singan_settings": {"min_size": 40}}, "slices of 48 x 32 pixels are too small"),
+        ({"singan_training_settings": {"slice_index": 99}}, "has no slice_index 99; its slices are 0 to"),
+        ({"singan_training_settings": {"structure": "intra"}}, "structure 'intra' is not in the labels"),
         ({"blending_weight": -1}, "blending_weight is -1"),
     ],
 )
