@@ -15,6 +15,17 @@ from crossmoda.translation.resampling import BlurDoubling, BlurHalving
 _SMALLEST_SIDE = 8  # a quarter of it, 2 pixels, is the least that reflection padding and instance normalisation accept
 
 
+def site_number(site: str | None, sites: Sequence[str]) -> int | None:
+    """Return the number that generators know a site by, its position in ``sites``; None for no site.
+
+    Raises:
+        CrossmodaError: the site is not listed.
+    """
+    if site is not None and site not in sites:
+        raise CrossmodaError(f"site '{site}' is not among sites {list(sites)}; name one of these, or add it there")
+    return None if site is None else list(sites).index(site)
+
+
 class Generator(nn.Module):
     """What trainers and inference expect of a generator: slices in, slices of the same sides out.
 

@@ -122,6 +122,10 @@ class SliceSource:
         wanted = torch.arange(centre - context, centre + context + 1).clamp(0, len(stack) - 1)
         return stack[wanted].float(), item["case"]
 
+    def case(self, entry: int) -> str:
+        """Return the case of slice ``entry``."""
+        return str(self.stacks[int(self.volumes[entry])]["case"])
+
     def label(self, entry: int) -> torch.Tensor:
         """Return the label of slice ``entry``, (1, X, Y) uint8, where labels are kept."""
         return self.stacks[int(self.volumes[entry])][LABEL][int(self.positions[entry])][None]

@@ -184,6 +184,37 @@ def test_the_learning_rate_of_a_plateau_falls_when_the_loss_does_not(
         assert rate == pytest.approx(2e-4 * 0.2 * 0.2), name
 
 
+@pytest.mark.parametrize("method", ["cyclegan", "cut, slabs", "cyclegan, sites"])
+def test_a_training_measures_its_distance_to_real_slices(
+    method: str, configs: Path, tiny_dataset: Path, tmp_path: Path
+) -> None:
+    settings = {"validation_interval": 2, "validation_slices": 6, "max_epochs": 4}
+    workflow = training(configs, tiny_dataset, tmp_path, method, **settings)
+    finish(workflow)
+    found = json.loads((tmp_path / "history.json").read_text())["series"]["val_kernel_distance"]
+    assert [value is None for value in found] == [True, False, True, False]
+    assert found[1] != found[3]
+
+
+def test_the_weights_of_the_best_look_are_deployed_even_after_an_interruption(
+    configs: Path, tiny_dataset: Path, tmp_path: Path
+) -> None:
+    settings = {"validation_interval": 1, "validation_slices": 6, "keep_best": True, "max_epochs": 4}
+    settings |= {"patience": 1, "learning_rate": 0.01}  # so rough a rate that not every look is better
+    finish(training(configs, tiny_dataset, tmp_path / "unbroken", "cyclegan", **settings))
+    workflow = training(configs, tiny_dataset, tmp_path / "broken", "cyclegan", **settings)
+    workflow.trainer.add_event_handler(Events.ITERATION_COMPLETED(once=4), interrupt)
+    with pytest.raises(BaseException, match="cut off"):
+        workflow.run()
+    finish(training(configs, tiny_dataset, tmp_path / "broken", "cyclegan", **settings))
+    unbroken, resumed = (torch.load(tmp_path / n / "model.pt", weights_only=True) for n in ("unbroken", "broken"))
+    assert all(torch.equal(unbroken[key], resumed[key]) for key in unbroken)
+    state = torch.load(tmp_path / "broken" / "checkpoints" / "training.pt", weights_only=True)["objects"]
+    assert all(torch.equal(value, state["best"]["weights"][key]) for key, value in unbroken.items())
+    found = json.loads((tmp_path / "broken" / "history.json").read_text())["series"]["val_kernel_distance"]
+    assert state["best"]["best"] == pytest.approx(min(found))
+
+
 def test_chens_rates_and_weight_decay_reach_the_optimizers(configs: Path, tiny_dataset: Path, tmp_path: Path) -> None:
     chen = {"discriminator_learning_rate": 2.0e-5, "weight_decay": 1.0e-4, "initialisation": "he"}
     parser = training(configs, tiny_dataset, tmp_path, "cut", **chen).parser
@@ -241,6 +272,7 @@ def test_weights_of_another_way_of_halving_are_refused(configs: Path, tiny_datas
         ("qs global", {"qs_mode": "none"}, "qs_mode 'none' is unknown"),
         ("cut", {"nce_layers": [0, 4, 99]}, "feature layers .* rising numbers from 0 to 23"),
         ("unet", {"n_halvings": 6}, "multiples of 64"),
+        ("cyclegan, sites", {"site": "ukm"}, "site 'ukm' is not among sites"),
         ("cut of unet", {}, "UNetGenerator has no numbered layers"),
     ],
 )
