@@ -6,14 +6,15 @@ translations had a share in would hide how far they are away.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 
 from crossmoda.errors import CrossmodaError
 
 _DEGREE = 3  # of the polynomial kernel
-_ROWS = 2048  # of the kernel's matrix at once, which bounds memory
+_ROWS = 1024  # of the kernel's matrix at once, which bounds memory
 _SMALLEST_DEVIATION = 1e-6
 
 Cases = Sequence[Hashable] | None
@@ -90,43 +91,56 @@ def kernel_distance_with_error(
     counts = [torch.bincount(side).double() for side in sides]
     if min(len(count) for count in counts) < 2:
         raise CrossmodaError("a kernel distance needs two cases or more on either side; evaluate more scans")
-    same, other = _kernel_sums(first, first, sides[0], sides[0]), _kernel_sums(second, second, sides[1], sides[1])
-    across = _kernel_sums(first, second, *sides)
-    value = (
-        _mean_pair(same, counts[0])
-        + _mean_pair(other, counts[1])
-        - 2 * across.sum() / counts[0].sum() / counts[1].sum()
-    )
+    pairs = [_pairs_between_cases(*side) for side in zip((first, second), sides, counts, strict=True)]
+    across = _sums_across(first, second, *sides)
+    means = [side.sum.sum() / side.number.sum() for side in pairs]
+    value = means[0] + means[1] - 2 * across[0].sum() / (len(first) * len(second))
     replicates = [
-        _without_each(same, counts[0], across, counts[1]) + _mean_pair(other, counts[1]),
-        _without_each(other, counts[1], across.T, counts[0]) + _mean_pair(same, counts[0]),
+        _without_each(pairs[0], counts[0], across[0], len(second)) + means[1],
+        _without_each(pairs[1], counts[1], across[1], len(first)) + means[0],
     ]
     variance = sum((r - r.mean()).square().sum() * (len(r) - 1) / len(r) for r in replicates)
     return float(value), float(variance) ** 0.5
 
 
-def _mean_pair(sums: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
-    """Return the kernel's mean over pairs of rows of different cases, from its sums (cases, cases)."""
-    return (sums.sum() - sums.trace()) / (counts.sum() ** 2 - counts.square().sum())
+@dataclass(frozen=True)
+class _Pairs:
+    """Hold, for each case of a side (cases,), the kernel's sum over its pairs with other cases, and their number."""
+
+    sum: torch.Tensor
+    number: torch.Tensor
 
 
-def _without_each(same: torch.Tensor, counts: torch.Tensor, across: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+def _pairs_between_cases(x: torch.Tensor, cases: torch.Tensor, counts: torch.Tensor) -> _Pairs:
+    sums = torch.zeros_like(counts)
+    for part, kernel in _kernel_blocks(x, x):
+        others = cases[part, None] != cases
+        sums.index_add_(0, cases[part], (kernel * others).sum(dim=1))
+    return _Pairs(sums, counts * (counts.sum() - counts))
+
+
+def _sums_across(
+    x: torch.Tensor, y: torch.Tensor, cases: torch.Tensor, others: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the kernel between the two sides, summed by case of either side: (cases,) and (others,)."""
+    forth, back = (torch.zeros(int(numbers.max()) + 1, dtype=x.dtype) for numbers in (cases, others))
+    for part, kernel in _kernel_blocks(x, y):
+        forth.index_add_(0, cases[part], kernel.sum(dim=1))
+        back.index_add_(0, others, kernel.sum(dim=0))
+    return forth, back
+
+
+def _without_each(pairs: _Pairs, counts: torch.Tensor, across: torch.Tensor, others: int) -> torch.Tensor:
     """Return this side's part of the distance without each case, (cases,): the mean pair less twice the mean across."""
-    rest = counts.sum() - counts
-    pairs = same.sum() - same.trace() - 2 * (same.sum(dim=1) - same.diagonal())
-    within = pairs / (rest.square() - (counts.square().sum() - counts.square()))
-    return within - 2 * (across.sum() - across.sum(dim=1)) / rest / others.sum()
+    within = (pairs.sum.sum() - 2 * pairs.sum) / (pairs.number.sum() - 2 * pairs.number)
+    return within - 2 * (across.sum() - across) / ((counts.sum() - counts) * others)
 
 
-def _kernel_sums(x: torch.Tensor, y: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-    """Return the kernel summed by pair of cases, (cases of x, cases of y), computed some rows at a time."""
-    by_column = torch.zeros(len(x), int(columns.max()) + 1, dtype=x.dtype, device=x.device)
+def _kernel_blocks(x: torch.Tensor, y: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
+    """Yield some rows of x at a time, and the kernel between them and all rows of y."""
     for start in range(0, len(x), _ROWS):
         part = slice(start, start + _ROWS)
-        kernel = (x[part] @ y.T / x.shape[1] + 1) ** _DEGREE
-        by_column[part].index_add_(1, columns, kernel)
-    sums = torch.zeros(int(rows.max()) + 1, by_column.shape[1], dtype=x.dtype, device=x.device)
-    return sums.index_add_(0, rows, by_column)
+        yield part, (x[part] @ y.T / x.shape[1] + 1) ** _DEGREE
 
 
 def _indices(cases: Cases, length: int) -> torch.Tensor:
