@@ -195,6 +195,14 @@ def test_slices_and_voxels_out_of_the_mask_s_reach_keep_their_bits() -> None:
     assert out.max() <= 1
 
 
+def test_a_value_just_beyond_the_range_is_left_alone_where_nothing_is_blended() -> None:
+    image = scan()
+    image[30, 25, 2], image[5, 5, 3] = 1.0005, -0.0005
+    out = blending().volume(Volume(image, affine_of()), tumour(), 2, NoiseSource())
+    assert out[30, 25, 2] == image[30, 25, 2]
+    assert out[5, 5, 3] == image[5, 5, 3]
+
+
 def test_inside_the_mask_stands_what_the_pyramid_makes_of_the_slice() -> None:
     """On the pyramid's own pixels the mask's 1 lets the harmonised slice through, drawn from the volume's noise."""
     affine = np.diag([*SPACING_MM, 1.0])
@@ -206,7 +214,7 @@ def test_inside_the_mask_stands_what_the_pyramid_makes_of_the_slice() -> None:
     np.testing.assert_allclose(out[14:18, 10:13, 2], expected[10:14, 6:9], atol=1e-6)
 
 
-@pytest.mark.parametrize("axes", ["LPS", "RAI", "LIP", "SAR", "PLS"])
+@pytest.mark.parametrize("axes", ["LPS", "RAI", "LIP", "SAR", "PLS", "ASR", "IRP"])
 def test_axes_in_any_order_and_direction_give_the_same_volume(axes: str) -> None:
     altered = alter(scan(), tumour(), 1.5)
     straight = blending().volume(Volume(altered, affine_of()), tumour(), 2, NoiseSource(1))
