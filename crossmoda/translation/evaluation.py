@@ -22,6 +22,7 @@ from crossmoda.translation.metrics import DISTANCES, distance_name
 
 RENDERINGS = "pseudo_hrt2"  # folder of the translations in the output folder
 RENDERING_SUFFIX = "_hrT2.nii.gz"
+_ENOUGH_SCANS = 10  # for a kernel distance: so many patients show what varies between them
 _ENOUGH_SLICES = 10 * FEATURES  # for a Frechet distance
 
 Item = Mapping[str, Any]
@@ -139,15 +140,25 @@ class TranslationReport:
             notes.append(f"left out: contrast, edges and Dice of {len(self.items) - labelled} case(s) without a label")
         unseen = [name for name in self.structures if labelled and f"edges_{name}" not in measures]
         notes += [f"left out: {name}, which no label shows in the window" for name in unseen]
-        if self.real is None:
-            notes.append("left out: distances to real hrT2; name its section with --reference_section")
-        elif min(self._slices, len(self.real.features)) < _ENOUGH_SLICES:
-            notes.append(
-                f"too few slices for a Frechet distance free of bias: {self._slices} translated and "
-                f"{len(self.real.features)} real ones of {_ENOUGH_SLICES}; compare it only between equal numbers"
-            )
+        notes += self._distance_notes()
         if self.segmenter is None:
             notes.append("left out: Dice of a fixed segmenter; give one with --segmenter_weights")
+        return notes
+
+    def _distance_notes(self) -> list[str]:
+        if self.real is None:
+            return ["left out: distances to real hrT2; name its section with --reference_section"]
+        notes = []
+        scans, slices = (len(self._cases), len(self.real.quantiles)), (self._slices, len(self.real.features))
+        if min(scans) < _ENOUGH_SCANS:
+            notes.append(
+                f"kernel distance of {scans[0]} and {scans[1]} scans: trust it from {_ENOUGH_SCANS} on either side"
+            )
+        if min(slices) < _ENOUGH_SLICES:
+            notes.append(
+                f"Frechet distance of {slices[0]} and {slices[1]} slices: biased below {_ENOUGH_SLICES} on either side"
+                "; compare it between equal numbers"
+            )
         return notes
 
 

@@ -186,7 +186,8 @@ def test_without_labels_and_truth_the_rest_is_measured_and_the_table_says_so(
     assert "left out: PSNR, SSIM and all of the true hrT2; give the folder with --truth" in table
     assert "left out: contrast, edges and Dice of 2 case(s) without a label" in table
     assert "left out: Dice of a fixed segmenter; give one with --segmenter_weights" in table
-    assert "too few slices for a Frechet distance" in table
+    assert "Frechet distance of 20 and 20 slices: biased below 800 on either side" in table
+    assert "kernel distance of 2 and 2 scans: trust it from 10 on either side" in table
     assert "flicker" in table
 
 

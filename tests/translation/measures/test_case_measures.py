@@ -111,12 +111,12 @@ def test_all_slices_count_without_a_label_or_a_height_and_where_the_slab_is_high
 
 
 def test_real_scans_are_described_one_by_one() -> None:
-    volumes = {"a": volume(3), "b": volume(4)[..., :5]}
+    volumes = {"a": volume(3), "b": volume(4)[..., :8]}
     real = describe_scans([{"case": "a"}, {"case": "b"}], lambda item: {"image": volumes[item["case"]]})
-    assert real.cases == ["a"] * 12 + ["b"] * 5
+    assert real.cases == ["a"] * 12 + ["b"] * 8
     torch.testing.assert_close(real.features[12:], volume_features(volumes["b"], SliceFeatures()))
     torch.testing.assert_close(real.quantiles[0], foreground_quantiles(volumes["a"]))
-    assert real.heights_mm == [24.0, 10.0]
+    assert real.heights_mm == [24.0, 16.0]
     assert set(real.flicker) == {"a", "b"}
 
 

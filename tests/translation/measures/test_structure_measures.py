@@ -164,10 +164,16 @@ def test_the_threshold_is_three_deviations_of_the_noises_gradient() -> None:
 
 
 def test_flicker_by_hand() -> None:
-    volume = np.zeros((4, 4, 5))
-    volume[..., 2] = 0.3  # jumps of -0.15, 0.3 and -0.15
+    volume = np.zeros((4, 4, 9))
+    volume[..., 4] = 0.3  # jumps of -0.15, 0.3 and -0.15
     expected = np.sqrt((0.15**2 + 0.3**2 + 0.15**2) / 3 / 1.5) / 2
     assert brightness_flicker(volume) == pytest.approx(expected)
+
+
+def test_the_dark_ends_of_a_slab_do_not_flicker() -> None:
+    volume = np.zeros((4, 4, 9))
+    volume[..., [0, 1, 7, 8]] = [-0.8, -0.3, -0.2, -0.7]
+    assert brightness_flicker(volume) == 0
 
 
 def test_flicker_of_independent_offsets_is_their_deviation() -> None:
@@ -185,13 +191,13 @@ def test_steady_change_along_z_noise_and_air_do_not_flicker() -> None:
 
 
 def test_flicker_is_taken_on_the_foreground_that_is_given() -> None:
-    volume = np.zeros((4, 4, 3))
-    volume[0, :, 1] = 0.4
+    volume = np.zeros((4, 4, 7))
+    volume[0, :, 3] = 0.4
     foreground = np.zeros(volume.shape, bool)
     foreground[:2] = True
     assert brightness_flicker(volume, foreground) == pytest.approx(0.2 / np.sqrt(1.5) / 2)
 
 
 def test_too_few_slices_have_no_flicker() -> None:
-    assert brightness_flicker(np.zeros((4, 4, 2))) is None
-    assert brightness_flicker(np.full((4, 4, 5), -1.0)) is None
+    assert brightness_flicker(np.zeros((4, 4, 6))) is None
+    assert brightness_flicker(np.full((4, 4, 9), -1.0)) is None
