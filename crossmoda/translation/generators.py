@@ -75,7 +75,8 @@ class ResNetGenerator(Generator):
     With ``sites`` the blocks and doublings have a scale and a shift of their own per site behind each normalisation
     (Dumoulin et al., ICLR 2017), so that one network renders the style of any of them; the halvings are shared.
 
-    Input and output are (B, C, X, Y) in [-1, 1]; X and Y are multiples of 4 and at least 8.
+    Input and output are (B, C, X, Y) in [-1, 1]; X and Y are multiples of 4 and at least 8. In evaluation the last
+    convolution is computed in float32 even under autocast, so that bright tissue shows no bands.
 
     Args:
         in_channels: channels of the input: 1, or the slices of a slab.
@@ -129,7 +130,12 @@ class ResNetGenerator(Generator):
 
     def forward(self, slices: torch.Tensor, site: torch.Tensor | None = None) -> torch.Tensor:
         """Return the translated slices, of the input's (X, Y), in [-1, 1]."""
-        return self.model(slices, self._site(slices, site))
+        site = self._site(slices, site)
+        if self.training:
+            return self.model(slices, site)
+        features = self.model.run(slices, site, [self.before_output], to_the_end=False)[1][0]
+        with torch.autocast(slices.device.type, enabled=False):  # bfloat16 has steps of 0.004 near 1: bands
+            return self.model[-3:](features.float())
 
     def translate_with_features(
         self, slices: torch.Tensor, layers: Sequence[int], site: torch.Tensor | None = None

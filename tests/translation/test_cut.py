@@ -16,6 +16,7 @@ from crossmoda.translation.discriminators import PatchGAN
 from crossmoda.translation.generators import ResNetGenerator
 from crossmoda.translation.losses import CUTLoss, PatchNCELoss
 from crossmoda.translation.patch_samplers import PatchChoice, PatchProjector, RandomPatches, attended
+from crossmoda.translation.plain import cut_step
 from crossmoda.translation.structure_terms import StructureTerms
 
 LAYERS = [0, 4, 8, 12]
@@ -46,51 +47,22 @@ def make_trainer(
     return CUTTrainer("cpu", 1, loader, *networks, *optimizers, loss, nce_layers=LAYERS, **options)
 
 
-def plain_nce(t: CUTTrainer, original: torch.Tensor, translated: torch.Tensor) -> torch.Tensor:
-    """Return the contrast as the authors write it: one positive, the others negatives, the diagonal at exp(-10 / T)."""
-    total = torch.zeros(())
-    encoded = [t.network.features(images, LAYERS) for images in (original, translated)]
-    for project, source, other in zip(t.projector.projections, *encoded, strict=True):
-        q, k = (project(maps.flatten(2).transpose(1, 2)) for maps in (other, source))
-        q, k = (x / (x.norm(dim=2, keepdim=True) + 1e-7) for x in (q, k))
-        k = k.detach()
-        positive = (q * k).sum(dim=2).reshape(-1, 1)
-        negative = torch.bmm(q, k.transpose(1, 2))
-        negative = negative.masked_fill(torch.eye(q.shape[1], dtype=torch.bool)[None], -10.0).flatten(0, 1)
-        logits = torch.cat([positive, negative], dim=1) / 0.07
-        total = total + torch.nn.functional.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long))
-    return total / len(LAYERS)
+EVERY_PIXEL = RandomPatches(10_000)
+ATTENTIVE = attended("global", 10_000, len(LAYERS), 2)
 
 
-def plain_step(t: CUTTrainer, source: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Update the networks as the paper does, one forward call for each use of a network."""
-    fake = t.network(source)
-    judged = 0.5 * (((t.discriminator(target) - 1) ** 2).mean() + (t.discriminator(fake.detach()) ** 2).mean())
-    t.discriminator_optimizer.zero_grad()
-    judged.backward()
-    t.discriminator_optimizer.step()
-    losses = {
-        "loss_adversarial_target": ((t.discriminator(fake) - 1) ** 2).mean(),
-        "loss_nce_source": 0.5 * plain_nce(t, source, fake),
-        "loss_nce_target": 0.5 * plain_nce(t, target, t.network(target)),
-    }
-    for optimizer in (t.generator_optimizer, t.projector_optimizer):
-        optimizer.zero_grad()
-    sum(losses.values(), torch.zeros(())).backward()
-    for optimizer in (t.generator_optimizer, t.projector_optimizer):
-        optimizer.step()
-    return {**losses, "loss_discriminator_target": judged}
-
-
-def test_a_step_equals_the_plain_computation() -> None:
-    ours, plain = make_trainer(), make_trainer()
-    expected = plain_step(plain, slices(1), slices(2))
+@pytest.mark.parametrize("choices", [EVERY_PIXEL, ATTENTIVE])
+@pytest.mark.parametrize("identity", [True, False])
+def test_a_step_equals_the_plain_computation(choices: Any, identity: bool) -> None:
+    ours, plain = (make_trainer(choices=choices, loss_function=CUTLoss(identity=identity)) for _ in range(2))
+    expected = cut_step(plain, slices(1), slices(2))
     losses, _ = ours.update(slices(1), slices(2))
     total = losses.pop("loss")
     assert set(losses) == set(expected)
     for name, value in expected.items():
         torch.testing.assert_close(losses[name], value, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(total, sum(list(expected.values())[:3]), rtol=1e-4, atol=1e-5)
+    parts = [value for name, value in expected.items() if "discriminator" not in name]
+    torch.testing.assert_close(total, torch.stack(parts).sum(), rtol=1e-4, atol=1e-5)
 
 
 @pytest.fixture
@@ -104,7 +76,7 @@ def double_precision() -> Iterator[None]:
 @pytest.mark.usefixtures("double_precision")
 def test_gradients_equal_those_of_the_plain_computation() -> None:
     ours, plain = make_trainer(), make_trainer()
-    plain_step(plain, slices(1).double(), slices(2).double())
+    cut_step(plain, slices(1).double(), slices(2).double())
     ours.update(slices(1).double(), slices(2).double())
     for name in ("network", "projector"):
         wanted = dict(getattr(plain, name).named_parameters())

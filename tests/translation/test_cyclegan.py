@@ -12,6 +12,7 @@ from crossmoda.engines import AutocastInferer, NonFiniteLossStop
 from crossmoda.errors import CrossmodaError
 from crossmoda.translation.cyclegan import CycleGANTrainer
 from crossmoda.translation.losses import CycleGANLoss
+from crossmoda.translation.plain import cyclegan_step
 from crossmoda.translation.trainer import frozen, headline_losses
 
 Factory = Callable[..., CycleGANTrainer]
@@ -26,37 +27,9 @@ def pairs(count: int) -> list[dict[str, Any]]:
     return [{"source": slices(i)[0], "target": slices(50 + i)[0], "cases": cases} for i in range(count)]
 
 
-def plain_generator_losses(t: CycleGANTrainer, source: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Return the terms of one step as the paper writes them, one forward call each."""
-    fake_target, fake_source = t.network(source), t.return_network(target)
-    return {
-        "loss_adversarial_target": ((t.target_discriminator(fake_target) - 1) ** 2).mean(),
-        "loss_adversarial_source": ((t.source_discriminator(fake_source) - 1) ** 2).mean(),
-        "loss_cycle_source": 10 * (t.return_network(fake_target) - source).abs().mean(),
-        "loss_cycle_target": 10 * (t.network(fake_source) - target).abs().mean(),
-        "loss_identity_target": 5 * (t.network(target) - target).abs().mean(),
-        "loss_identity_source": 5 * (t.return_network(source) - source).abs().mean(),
-    }
-
-
-def plain_step(t: CycleGANTrainer, source: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Update the networks as the paper does, without any sharing of forward calls; the pools are not full yet."""
-    fakes = t.network(source).detach(), t.return_network(target).detach()
-    losses = plain_generator_losses(t, source, target)
-    t.generator_optimizer.zero_grad()
-    sum(losses.values(), torch.zeros(())).backward()
-    t.generator_optimizer.step()
-    judges = (t.target_discriminator, target, fakes[0]), (t.source_discriminator, source, fakes[1])
-    judged = [0.5 * (((d(real) - 1) ** 2).mean() + (d(fake) ** 2).mean()) for d, real, fake in judges]
-    t.discriminator_optimizer.zero_grad()
-    (judged[0] + judged[1]).backward()
-    t.discriminator_optimizer.step()
-    return {**losses, "loss_discriminator_target": judged[0], "loss_discriminator_source": judged[1]}
-
-
 def test_a_step_equals_the_plain_computation(trainer_factory: Factory) -> None:
     ours, plain = trainer_factory(), trainer_factory()
-    expected = plain_step(plain, slices(1), slices(2))
+    expected = cyclegan_step(plain, slices(1), slices(2))
     losses, _ = ours.update(slices(1), slices(2))
     total = losses.pop("loss")
     assert set(losses) == set(expected)
@@ -69,7 +42,7 @@ def test_a_step_equals_the_plain_computation(trainer_factory: Factory) -> None:
 
 def test_gradients_equal_those_of_the_plain_computation(trainer_factory: Factory) -> None:
     ours, plain = trainer_factory(), trainer_factory()
-    plain_step(plain, slices(1), slices(2))
+    cyclegan_step(plain, slices(1), slices(2))
     ours.update(slices(1), slices(2))
     for name in ("network", "return_network", "target_discriminator", "source_discriminator"):
         wanted = dict(getattr(plain, name).named_parameters())

@@ -173,3 +173,16 @@ def test_weights_start_with_the_deviation_of_their_method(method: str, deviation
 def test_an_unknown_initialisation_is_refused() -> None:
     with pytest.raises(CrossmodaError, match="initialisation 'zeros' is unknown; choose normal, xavier, he"):
         ResNetGenerator(ngf=2, n_blocks=1, initialisation="zeros")
+
+
+def test_in_evaluation_autocast_leaves_no_bands() -> None:
+    """bfloat16 has 128 numbers between 0.5 and 1; a translation that is rounded to it has no more grey values."""
+    torch.manual_seed(0)
+    generator, slices = ResNetGenerator(ngf=8, n_blocks=1, initialisation="he").eval(), torch.randn(1, 1, 64, 64)
+    with torch.no_grad():
+        exact = generator(slices)
+        with torch.autocast("cpu", torch.bfloat16):
+            rough = generator(slices)
+    assert rough.dtype == torch.float32
+    assert len(rough.unique()) > 2000
+    assert 0 < (rough - exact).abs().mean() < 0.02
