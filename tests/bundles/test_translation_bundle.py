@@ -295,6 +295,7 @@ def test_training_and_inference_agree(configs: Path) -> None:
                 "reference_section",
                 "reference_preprocessing",
                 "real",
+                "one_grid",
                 "masks",
                 "measures",
                 "distances",

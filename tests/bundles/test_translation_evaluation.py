@@ -202,6 +202,21 @@ def test_a_label_of_the_vs_alone_is_enough_and_one_case_may_lack_it(configs: Pat
     assert "left out: distances to real hrT2; name its section with --reference_section" in results["notes"]
 
 
+@pytest.mark.parametrize("moved", ["truth/s1_hrT2.nii.gz", "data/s1_Label.nii.gz"])
+def test_a_truth_or_a_label_that_lies_elsewhere_is_refused(configs: Path, tmp_path: Path, moved: str) -> None:
+    data = dataset(tmp_path / "data", OTHERS, {"vs": 1, "cochlea": 2})
+    for number in range(2):
+        save(tmp_path / "truth" / f"s{number}_hrT2.nii.gz", scan(number), OTHERS[number])
+    image = nib.load(tmp_path / moved)
+    array, affine = np.asarray(image.dataobj), image.affine.copy()
+    affine[0, 3] += 2  # mm
+    nib.save(nib.Nifti1Image(array, affine), tmp_path / moved)
+    with pytest.raises(Exception, match=r".") as caught:
+        evaluate(configs, data, tmp_path / "out", truth=str(tmp_path / "truth"), reference_section=None)
+    name = Path(moved).name
+    assert re.search(rf"{name}: lies on another grid than .*s1_ceT1\.nii\.gz", str(find_user_error(caught.value)))
+
+
 THRESHOLD = 2.0  # in standard deviations of the foreground; the VS has 160, the rest about 100
 
 
