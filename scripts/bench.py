@@ -1,14 +1,22 @@
 """Time the parts that users wait for on this machine, as one table: ``make bench`` or ``python scripts/bench.py``.
 
-Each row is timed in this process after one warm-up; the figure is the median of the repetitions. Nothing is downloaded.
+Each row runs in a process of its own: the figures are the median time of its repetitions after one warm-up, and the
+memory that it took beyond what the imports had taken. Rows of one kind are compared with the first of them. Nothing is
+downloaded.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import resource
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # before PyTorch is imported; see the Makefile
 
@@ -22,28 +30,59 @@ from crossmoda.data.phantom import draw_patient, draw_protocol, rasterise, rende
 from crossmoda.engines import AutocastInferer
 from crossmoda.evaluation.metrics import structure_scores
 from crossmoda.self_training.selection import Candidate, RefineByContrast, TakeAwayFluid
-from crossmoda.translation.generators import ResNetGenerator
+from crossmoda.translation.cut import CUTTrainer
+from crossmoda.translation.cyclegan import CycleGANTrainer
+from crossmoda.translation.discriminators import PatchGAN
+from crossmoda.translation.generators import Generator, ResNetGenerator, UNetGenerator
+from crossmoda.translation.image_pool import ImagePool
+from crossmoda.translation.inferers import SlabInferer
+from crossmoda.translation.losses import CUTLoss, CycleGANLoss
+from crossmoda.translation.patch_samplers import PatchProjector, RandomPatches, attended
+from crossmoda.translation.plain import cut_step, cyclegan_step
 
 SPACING_MM = (0.5, 0.5, 1.5)
+NCE_LAYERS = (0, 4, 8, 12, 16)
 
-Row = tuple[str, str, Callable[[], object]]
+Work = Callable[[], object]
 
 
-def main(repetitions: int = 3) -> None:
+@dataclass(frozen=True)
+class Row:
+    """What is timed: rows of one ``what`` are compared with the first of them; ``build`` makes the work on a device."""
+
+    what: str
+    how: str
+    build: Callable[[torch.device], Work]
+
+
+def main(repetitions: int = 3, only: str = "") -> None:
     """Print the table.
 
     Args:
         repetitions: of each row, after one warm-up.
+        only: leave out the rows whose title does not hold this text.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     print(f"device {device}, {os.cpu_count()} cores, torch {torch.__version__}, median of {repetitions}\n")
-    print(f"{'what':<62}{'precision':<12}{'seconds':>10}")
-    for what, precision, work in rows(device):
-        print(f"{what:<62}{precision:<12}{median_seconds(work, repetitions, device):>10.3f}", flush=True)
+    print(f"{'what':<60}{'how':<26}{'seconds':>9}{'faster':>8}{'MiB':>7}")
+    first: dict[str, float] = {}
+    for row in rows():
+        if only in row.what:
+            seconds, mebibytes = measured_apart(row, repetitions, device)
+            gain = first.setdefault(row.what, seconds) / seconds
+            print(f"{row.what:<60}{row.how:<26}{seconds:>9.3f}{gain:>7.2f}x{mebibytes:>7.0f}", flush=True)
 
 
-def median_seconds(work: Callable[[], object], repetitions: int, device: torch.device) -> float:
-    """Return the median time of calls of ``work``, in seconds, after one call that is not counted."""
+def measured_apart(row: Row, repetitions: int, device: torch.device) -> tuple[float, float]:
+    """Return the seconds and the MiB of a row, from a process of its own."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(measured, (row, repetitions, device))
+
+
+def measured(row: Row, repetitions: int, device: torch.device) -> tuple[float, float]:
+    """Return the median time of a row's work in seconds after one call that is not counted, and its peak in MiB."""
+    before = resident_mebibytes()
+    work = row.build(device)
     times = []
     for _ in range(repetitions + 1):
         started = time.perf_counter()
@@ -51,30 +90,41 @@ def median_seconds(work: Callable[[], object], repetitions: int, device: torch.d
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         times.append(time.perf_counter() - started)
-    return statistics.median(times[1:])
+    if device.type == "cuda":
+        return statistics.median(times[1:]), torch.cuda.max_memory_allocated(device) / 2**20
+    return statistics.median(times[1:]), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before
 
 
-def rows(device: torch.device) -> Iterator[Row]:
-    """Yield what to time: a title, the precision, and the work."""
-    yield "phantom: one hrT2 volume of 272x160x40 at 0.41x0.41x1.5 mm", "float32", phantom_volume
-    for enabled, precision in ((False, "float32"), (True, "bfloat16")):
-        generator = ResNetGenerator(in_channels=1, out_channels=1, ngf=16, n_blocks=6).to(device)
-        yield (
-            "translator: generator step, batch 4 of 128x96, ngf 16",
-            precision,
-            step(generator, torch.randn(4, 1, 128, 96, device=device), enabled),
-        )
-    for enabled, precision in ((False, "float32"), (True, "bfloat16")):
-        yield (
-            "segmenter: DynUNet step, batch 2 of 64x64x24",
-            precision,
-            step(segmenter().to(device), torch.randn(2, 1, 64, 64, 24, device=device), enabled),
-        )
-    volume = torch.randn(1, 1, 256, 256, 80, device=device)
-    for enabled, precision in ((False, "float32"), (True, "bfloat16")):
-        yield "segmenter: prediction of 256x256x80, window 96x80x32", precision, prediction(volume, enabled)
-    yield "metrics: Dice, ASSD, HD95 of a 20 mm ball, 448x448x80", "-", ball_metrics()
-    yield "self-training: contrast rules on a pseudo-label, 448x448x80", "-", contrast_rules()
+def resident_mebibytes() -> float:
+    """Return the memory that this process holds now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
+
+
+def rows() -> list[Row]:
+    """Return what to time."""
+    precisions = (("float32", False), ("bfloat16", True))
+    found = [Row("phantom: one hrT2 volume of 272x160x40", "float32", partial(_as_it_is, phantom_volume))]
+    for method in ("CycleGAN", "CUT", "FastCUT", "QS-Attn"):
+        what = f"translator: {method} step, one 128x128 slice, ngf 64"
+        found.append(Row(what, "plain float32", partial(translator_step, method, True, False)))
+        found += [Row(what, name, partial(translator_step, method, False, amp)) for name, amp in precisions]
+    for name in ("ResNet-9", "ResNet-9 antialiased", "U-Net-256"):
+        what = f"translator: 256x256x16 volume, {name}, ngf 64"
+        found.append(Row(what, "slice by slice, float32", partial(translated_volume, name, 1, False)))
+        found += [Row(what, f"8 at once, {p}", partial(translated_volume, name, 8, amp)) for p, amp in precisions]
+    for what, build in (
+        ("segmenter: DynUNet step, batch 2 of 64x64x24", segmenter_step),
+        ("segmenter: prediction of 256x256x80, window 96x80x32", prediction),
+    ):
+        found += [Row(what, name, partial(build, amp)) for name, amp in precisions]
+    found.append(Row("metrics: Dice, ASSD, HD95 of a 20 mm ball, 448x448x80", "-", ball_metrics))
+    found.append(Row("self-training: contrast rules on a pseudo-label, 448x448x80", "-", contrast_rules))
+    return found
+
+
+def _as_it_is(work: Work, device: torch.device) -> Work:
+    """Return work that needs no preparation."""
+    return work
 
 
 def phantom_volume() -> np.ndarray:
@@ -83,6 +133,58 @@ def phantom_volume() -> np.ndarray:
     affine = np.diag([0.41, 0.41, 1.5, 1.0])
     affine[:3, 3] = [-55.8, -32.8, -30.0]
     return render(rasterise(draw_patient(rng), (272, 160, 40), affine), draw_protocol("ldn", "hrT2", rng), rng)
+
+
+def translator_step(method: str, plain: bool, autocast: bool, device: torch.device) -> Work:
+    """Return one training step of a method at the paper's sizes: as the paper writes it, or as our trainer does it."""
+    torch.manual_seed(0)
+    trainer: Any = cyclegan(autocast, device) if method == "CycleGAN" else cut(method, autocast, device)
+    source, target = (torch.rand(1, 1, 128, 128, device=device) * 2 - 1 for _ in range(2))
+    step = cyclegan_step if method == "CycleGAN" else cut_step
+    return partial(step, trainer, source, target) if plain else partial(trainer.update, source, target)
+
+
+def adam(*networks: torch.nn.Module) -> torch.optim.Adam:
+    """Return the papers' optimiser of some networks' weights."""
+    return torch.optim.Adam([p for n in networks for p in n.parameters()], lr=2e-4, betas=(0.5, 0.999))
+
+
+def cyclegan(autocast: bool, device: torch.device) -> CycleGANTrainer:
+    """Return a trainer of CycleGAN at the paper's sizes."""
+    generators = [ResNetGenerator().to(device) for _ in range(2)]
+    discriminators = [PatchGAN().to(device) for _ in range(2)]
+    optimizers = adam(*generators), adam(*discriminators)
+    parts = (*generators, *discriminators, *optimizers, CycleGANLoss(), ImagePool(), ImagePool())
+    return CycleGANTrainer(device, 1, [0], *parts, inferer=AutocastInferer(enabled=autocast))  # type: ignore[arg-type]
+
+
+def cut(method: str, autocast: bool, device: torch.device) -> CUTTrainer:
+    """Return a trainer of CUT, FastCUT or QS-Attn at the papers' sizes."""
+    generator = ResNetGenerator(antialias=True, initialisation="xavier").to(device)
+    discriminator = PatchGAN(antialias=True, initialisation="xavier").to(device)
+    choices = attended("global", 256, len(NCE_LAYERS), 2) if method == "QS-Attn" else RandomPatches()
+    projector = PatchProjector(generator.feature_channels(NCE_LAYERS), choices).to(device)
+    loss = CUTLoss(nce_weight=10.0, identity=False) if method == "FastCUT" else CUTLoss()
+    parts = (generator, discriminator, projector, adam(generator), adam(discriminator), adam(projector), loss)
+    return CUTTrainer(device, 1, [0], *parts, inferer=AutocastInferer(enabled=autocast))  # type: ignore[arg-type]
+
+
+def translated_volume(name: str, slices_at_once: int, autocast: bool, device: torch.device) -> Work:
+    """Return the translation of a volume, as ``inference.yaml`` does it."""
+    networks: dict[str, Callable[[], Generator]] = {
+        "ResNet-9": ResNetGenerator,
+        "ResNet-9 antialiased": partial(ResNetGenerator, antialias=True),
+        "U-Net-256": UNetGenerator,
+    }
+    network, volume = networks[name]().to(device).eval(), torch.randn(1, 1, 256, 256, 16, device=device)
+    inferer = AutocastInferer(SlabInferer((256, 256), slabs_at_once=slices_at_once), enabled=autocast)
+    return partial(without_gradients, inferer, volume, network)
+
+
+def without_gradients(inferer: AutocastInferer, volume: torch.Tensor, network: torch.nn.Module) -> object:
+    """Run a network on a volume."""
+    with torch.no_grad():
+        return inferer(volume, network)
 
 
 def segmenter() -> DynUNet:
@@ -98,8 +200,9 @@ def segmenter() -> DynUNet:
     )
 
 
-def step(network: torch.nn.Module, batch: torch.Tensor, autocast: bool) -> Callable[[], object]:
-    """Return one optimisation step on a batch."""
+def segmenter_step(autocast: bool, device: torch.device) -> Work:
+    """Return one optimisation step of the segmenter on a batch."""
+    network, batch = segmenter().to(device), torch.randn(2, 1, 64, 64, 24, device=device)
     optimizer = torch.optim.Adam(network.parameters())
     inferer = AutocastInferer(enabled=autocast)
 
@@ -112,16 +215,11 @@ def step(network: torch.nn.Module, batch: torch.Tensor, autocast: bool) -> Calla
     return work
 
 
-def prediction(volume: torch.Tensor, autocast: bool) -> Callable[[], object]:
+def prediction(autocast: bool, device: torch.device) -> Work:
     """Return the prediction of a volume by overlapping windows, as ``inference.yaml`` does it."""
-    network = segmenter().to(volume.device).eval()
+    network, volume = segmenter().to(device).eval(), torch.randn(1, 1, 256, 256, 80, device=device)
     inferer = AutocastInferer(SlidingWindowInferer((96, 80, 32), 2, overlap=0.5, mode="gaussian"), enabled=autocast)
-
-    def work() -> object:
-        with torch.no_grad():
-            return inferer(volume, network)
-
-    return work
+    return partial(without_gradients, inferer, volume, network)
 
 
 def ball(centre_mm: tuple[float, float, float], radius_mm: float) -> np.ndarray:
@@ -131,13 +229,13 @@ def ball(centre_mm: tuple[float, float, float], radius_mm: float) -> np.ndarray:
     return squares[0][:, None, None] + squares[1][None, :, None] + squares[2] <= radius_mm**2
 
 
-def ball_metrics() -> Callable[[], object]:
+def ball_metrics(device: torch.device) -> Work:
     """Return the scoring of one ball against another that lies 1 mm beside it."""
     balls = [ball((110.0 + shift, 110.0, 60.0), 10.0) for shift in (0, 1)]
-    return lambda: structure_scores(balls[0], balls[1], np.array(SPACING_MM))
+    return partial(structure_scores, balls[0], balls[1], np.array(SPACING_MM))
 
 
-def contrast_rules() -> Callable[[], object]:
+def contrast_rules(device: torch.device) -> Work:
     """Return the two contrast rules on a tumour of 14 mL in fluid, labelled too large, and two cochleae in bone."""
     image = np.random.default_rng(0).normal(10, 2, (448, 448, 80)).astype(np.float32)
     image[ball((110, 110, 60), 40)] += 90

@@ -159,6 +159,9 @@ def _view(item: Item) -> str:
     return f" in view {item['view']}" if item.get("view") else ""
 
 
+AUGMENTED = "+"  # in the view of an item: what stands before it is the translator's, what follows was done to it
+
+
 def segmentation_items(path: str | Path, sections: Sequence[str] = ("source", "target")) -> list[Item]:
     """Return the items that a segmenter can learn from: with a label, and a weight above 0.
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from crossmoda.data.datalist import load_datalist, segmentation_items
+from crossmoda.data.datalist import AUGMENTED, load_datalist, segmentation_items
+from crossmoda.data.folds import folds_of_cases, require_fold
 from crossmoda.errors import CrossmodaError
 from crossmoda.files import hash_of, sha256_of
 
@@ -18,22 +19,59 @@ def disk_labels(dataset_dir: str | Path) -> dict[str, int]:
     return dict(load_datalist(dataset_dir)["labels"])
 
 
-def cases_to_learn(dataset_dir: str | Path, sections: Sequence[str]) -> list[Item]:
+def cases_to_learn(
+    dataset_dir: str | Path, sections: Sequence[str], fold: int | None = None, folds: int = 5, seed: int = 0
+) -> list[Item]:
     """Return the labelled items of positive weight: ``image, label, case, site, view, weight``.
 
     Args:
         dataset_dir: a dataset folder or a datalist JSON.
         sections: of the datalist, e.g. ``source``.
+        fold: which fold's cases to leave out, with all their views and augmented copies; None learns from all.
+        folds: number of folds.
+        seed: of the folds.
 
     Raises:
-        CrossmodaError: there is none to learn from.
+        CrossmodaError: there is none to learn from, or no such fold.
     """
-    return _labelled(dataset_dir, sections, "to train on; add labels, or name other sections with --train_sections")
+    items = _labelled(dataset_dir, sections, "to train on; add labels, or name other sections with --train_sections")
+    return [item for item, held_out in zip(items, _held_out(items, fold, folds, seed), strict=True) if not held_out]
 
 
-def cases_to_validate(dataset_dir: str | Path, sections: Sequence[str] = ("validation",)) -> list[Item]:
-    """Return the labelled items of the validation section, of which there may be none."""
-    return segmentation_items(dataset_dir, sections=tuple(sections))
+def cases_to_validate(
+    dataset_dir: str | Path,
+    sections: Sequence[str] = ("validation",),
+    fold: int | None = None,
+    folds: int = 5,
+    seed: int = 0,
+    train_sections: Sequence[str] = (),
+) -> list[Item]:
+    """Return the labelled items of the validation section, of which there may be none; with a fold, that fold's.
+
+    Of a fold every view is judged, but no augmented copy.
+
+    Args:
+        dataset_dir: a dataset folder or a datalist JSON.
+        sections: of the datalist, where no fold is held out.
+        fold: the one that ``cases_to_learn`` leaves out.
+        folds: number of folds.
+        seed: of the folds.
+        train_sections: the sections that the folds are made of.
+    """
+    if fold is None:
+        return segmentation_items(dataset_dir, sections=tuple(sections))
+    items = segmentation_items(dataset_dir, sections=tuple(train_sections))
+    held_out = zip(items, _held_out(items, fold, folds, seed), strict=True)
+    return [item for item, out in held_out if out and AUGMENTED not in item["view"]]
+
+
+def _held_out(items: Sequence[Item], fold: int | None, folds: int, seed: int) -> list[bool]:
+    """Tell of each item whether it is of the fold that is left out."""
+    require_fold(fold, folds)
+    if fold is None:
+        return [False] * len(items)
+    of_case = folds_of_cases(items, folds, seed)
+    return [of_case[item["case"]] == fold for item in items]
 
 
 def cases_to_evaluate(dataset_dir: str | Path, sections: Sequence[str]) -> list[Item]:

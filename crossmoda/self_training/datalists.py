@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from crossmoda.data.datalist import AUGMENTED
 from crossmoda.files import hash_of, read_json, sha256_of
 from crossmoda.labels import model_labels
 
@@ -68,7 +69,7 @@ def blended_items(
             item = cases[entry["case"]]
             alteration = entry["file"].removeprefix(f"{entry['case']}_").removesuffix(suffix)
             done = {"view": view, **{key: entry[key] for key in ("rule", "structure", "lambda", "scale")}}
-            place = {"image": str(folder / entry["file"]), "view": f"{view}+{alteration}"}
+            place = {"image": str(folder / entry["file"]), "view": f"{view}{AUGMENTED}{alteration}"}
             items.append({**item, **place, "weight": weight * item.get("weight", 1.0), "augmentation": done})
     return items
 

@@ -67,12 +67,24 @@ class CutPicturesd(Transform):
         return d
 
 
-def draw_pictures(path: Path, pictures: Sequence[Picture]) -> None:
-    """Write a PNG with a row a picture, in the radiological view: anterior up, the patient's right on the left."""
-    columns = [kind for kind in TITLES if any(kind in picture.images for picture in pictures)]
+def draw_pictures(
+    path: Path,
+    pictures: Sequence[Picture],
+    titles: Mapping[str, str] = TITLES,
+    width_inches: float = _WIDTH_INCHES,
+) -> None:
+    """Write a PNG with a row a picture, in the radiological view: anterior up, the patient's right on the left.
+
+    Args:
+        path: of the PNG.
+        pictures: at least one; their slices have RAS axes.
+        titles: kind of image -> title of its column, from left to right.
+        width_inches: of a column.
+    """
+    columns = [kind for kind in titles if any(kind in picture.images for picture in pictures)]
     width, height = next(iter(pictures[0].images.values())).shape
-    tall = _WIDTH_INCHES * height / width * pictures[0].aspect
-    figure = Figure(figsize=(_WIDTH_INCHES * len(columns), tall * len(pictures) + 0.4), layout="constrained")
+    tall = width_inches * height / width * pictures[0].aspect
+    figure = Figure(figsize=(width_inches * len(columns), tall * len(pictures) + 0.4), layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.subplots(len(pictures), len(columns), squeeze=False)
     for row, picture in zip(grid, pictures, strict=True):
@@ -80,7 +92,7 @@ def draw_pictures(path: Path, pictures: Sequence[Picture]) -> None:
             _draw(axes, picture, kind)
         row[0].set_ylabel(picture.title, fontsize=7)
     for axes, kind in zip(grid[0], columns, strict=True):
-        axes.set_title(TITLES[kind], fontsize=9)
+        axes.set_title(titles[kind], fontsize=9)
     with atomic_path(path) as partial:
         figure.savefig(partial, dpi=110, metadata={"Software": None})
 

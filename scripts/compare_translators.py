@@ -1,0 +1,251 @@
+"""Train every translator of ``configs/translators.yaml`` at one size, measure each, write one table and one picture.
+
+    python scripts/compare_translators.py --output_dir runs/translators
+    python scripts/compare_translators.py --output_dir runs/translators_real --size real
+
+Each method is a folder with its translator and its evaluation; what is there already is not done again, so the command
+goes on after any interruption. OUT gets comparison.md, comparison.json and comparison.png.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # before PyTorch is imported; see the Makefile
+
+import logging
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import fire
+import nibabel as nib
+import numpy as np
+import torch
+import yaml
+
+from crossmoda.data.datalist import load_datalist, save_datalist
+from crossmoda.data.phantom import write_phantom_dataset
+from crossmoda.data.volumes import read_volume
+from crossmoda.errors import CrossmodaError, find_user_error
+from crossmoda.files import read_json, write_json, write_text
+from crossmoda.labels import VS
+from crossmoda.preprocessing import ScaleByPercentiles
+from crossmoda.self_training import BundleUse
+from crossmoda.self_training.steps import Step, StepFolder
+from crossmoda.translation.evaluation_pictures import Picture, draw_pictures
+from crossmoda.translation.items import evaluation_items
+
+BUNDLE = "bundles/cet1_to_hrt2_translation"
+KINDS = ("cet1", "truth", "real")  # what the first method's evaluation says of images that no method made
+NAMES = {"cet1": "no translation", "truth": "true hrT2", "real": "real hrT2 of others"}
+MEASURES = {  # in the columns' order: title and digits
+    "psnr_db": ("PSNR, dB", 1),
+    "ssim": ("SSIM", 3),
+    "contrast_vs": ("contrast VS", 3),
+    "contrast_cochlea": ("contrast cochlea", 3),
+    "edges_vs": ("edges VS", 3),
+    "edges_cochlea": ("edges cochlea", 3),
+    "flicker": ("flicker", 4),
+    "dice_vs": ("oracle's Dice VS", 3),
+    "dice_cochlea": ("oracle's Dice cochlea", 3),
+    "kernel_distance": ("kernel distance", 2),
+    "frechet_distance": ("Frechet distance", 1),
+    "intensity_distance": ("intensity distance", 3),
+}
+
+
+def main(
+    output_dir: str = "runs/translators",
+    size: str = "synthetic",
+    config: str = "configs/translators.yaml",
+    dataset: str | None = None,
+    segmenter_weights: str | None = "runs/demo/anchors/oracle/segmenter/model.pt",
+    only: str = "",
+) -> None:
+    """Train, measure and compare.
+
+    Args:
+        output_dir: gets a folder per method, the tables and the picture.
+        size: synthetic or real, or another of the configuration's sizes.
+        config: the methods and sizes.
+        dataset: folder of the data; by default it is made beside the output folder.
+        segmenter_weights: of a segmenter that has learnt from real hrT2 alone, such as the demo's oracle; where the
+            file is missing, its Dice is left out.
+        only: train and measure only the methods whose name holds this text.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("ignite").setLevel(logging.WARNING)
+    settings = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
+    if size not in settings["sizes"]:
+        raise CrossmodaError(f"size '{size}' is unknown; {config} has {', '.join(settings['sizes'])}")
+    output, scale = Path(output_dir), settings["sizes"][size]
+    data = Path(dataset) if dataset else prepared(output.parent / f"{output.name}_data", scale)
+    truth = data / "truth" if scale.get("phantom") else None
+    further = {"truth": str(truth) if truth else None, **scale["evaluate"]}
+    if scale.get("segmenter_settings") and segmenter_weights and Path(segmenter_weights).is_file():
+        further |= {"segmenter_weights": segmenter_weights, "segmenter_settings": scale["segmenter_settings"]}
+    methods = {name: method or {} for name, method in settings["methods"].items()}
+    for name, method in methods.items():
+        if only in name and is_possible(method, data):
+            compare_one(name, methods, scale, output, data, further)
+    write_comparison(output, list(methods), data, truth)
+
+
+def is_possible(method: Mapping[str, Any], data: Path) -> bool:
+    """Tell whether the data has hrT2 scans of every site that a method tells apart."""
+    sites = method.get("shared", {}).get("sites", [])
+    return set(sites) <= {item.get("site") for item in load_datalist(data)["target"]}
+
+
+def prepared(folder: Path, scale: Mapping[str, Any]) -> Path:
+    """Return the data of a size, which is made if it is not there: a phantom, or a datalist of the real volumes."""
+    if not scale.get("phantom"):
+        return real_scans(folder)
+    return write_phantom_dataset(folder, **scale["phantom"])
+
+
+def real_scans(folder: Path) -> Path:
+    """Write a datalist of the real ceT1 with its VS label and of the real hrT2, without its label."""
+    real = Path(os.environ.get("CROSSMODA_REAL_DATA", "../shared/real")).resolve()
+    if not (real / "vs_gk_98_hrT2.nii.gz").is_file():
+        raise CrossmodaError(f"{real}: the real volumes are not there; set CROSSMODA_REAL_DATA to their folder")
+    source = {"case": "vs_gk_99", "site": "ldn", "image": str(real / "vs_gk_99_ceT1.nii.gz")}
+    source["label"] = str(real / "vs_gk_99_ceT1_Label.nii.gz")
+    target = {"case": "vs_gk_98", "site": "ldn", "image": str(real / "vs_gk_98_hrT2.nii.gz")}
+    folder.mkdir(parents=True, exist_ok=True)
+    sections = {"source": [source], "target": [target], "validation": []}
+    save_datalist(folder / "datalist.json", {"edition": "plain", "labels": {VS: 1}, **sections})
+    return folder / "datalist.json"
+
+
+def compare_one(
+    name: str,
+    methods: Mapping[str, Mapping[str, Any]],
+    scale: Mapping[str, Any],
+    output: Path,
+    data: Path,
+    further: Mapping[str, Any],
+) -> None:
+    """Train one method and evaluate it, unless that is done."""
+    logging.info("--- %s", name)
+    use, folder = bundle_use(methods[name], scale, further), StepFolder(output / folder_name(name))
+    owner = methods[name].get("weights_of", name)
+    weights = output / folder_name(owner) / "translator"
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if owner == name:
+
+        def train(workplace: Path) -> None:
+            use.run("train", device, dataset_dir=str(data), output_dir=str(workplace / "translator"))
+
+        folder.do(Step("translator", ("translator",), train, use.config("train"), {"data": data}))
+
+    def evaluate(workplace: Path) -> None:
+        places = {"dataset_dir": str(data), "weights": str(weights / "model.pt")}
+        use.run("inference", device, output_dir=str(workplace / "evaluation"), **places)
+
+    inputs = {"data": data, "weights": weights / "model.pt"}
+    folder.do(Step("evaluation", ("evaluation",), evaluate, use.config("inference"), inputs))
+
+
+def bundle_use(method: Mapping[str, Any], scale: Mapping[str, Any], further: Mapping[str, Any]) -> BundleUse:
+    """Return how a method uses the translation bundle: its own settings over those of the size."""
+    shared = {**scale["shared"], **method.get("shared", {})}
+    return BundleUse(
+        BUNDLE,
+        train={**shared, **scale["train"], **method.get("train", {})},
+        inference={**shared, **further},
+        train_overlays=method.get("train_overlays", ()),
+        inference_overlays=[*method.get("inference_overlays", ()), "evaluate.yaml"],
+    )
+
+
+def folder_name(name: str) -> str:
+    """Return a method's name as a folder."""
+    return "_".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
+
+
+def write_comparison(output: Path, names: list[str], data: Path, truth: Path | None) -> None:
+    """Write and print the table of the methods that have been measured, and draw their picture."""
+    done = [name for name in names if (output / folder_name(name) / "evaluation" / "metrics.json").is_file()]
+    if not done:
+        raise CrossmodaError(f"{output}: nothing has been measured; choose other methods with --only")
+    measured = {
+        name: read_json(output / folder_name(name) / "evaluation" / "metrics.json")["measures"] for name in done
+    }
+    rows = {name: of_kind(measures, "translation") for name, measures in measured.items()}
+    for name in done:
+        manifest = read_json(output / folder_name(name) / "manifest.json")["steps"]
+        rows[name]["minutes"] = manifest["translator"]["seconds"] / 60 if "translator" in manifest else None
+    for kind in KINDS:
+        rows[NAMES[kind]] = of_kind(measured[done[0]], kind)
+    write_json(output / "comparison.json", rows)
+    table = markdown(rows)
+    write_text(output / "comparison.md", table)
+    draw_comparison(output, done, data, truth)
+    print(f"\n{table}\nwritten: {output}/comparison.md, comparison.json, comparison.png")
+
+
+def of_kind(measures: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """Return the mean of every measure of one kind of image."""
+    return {name: found[kind]["mean"] for name, found in measures.items() if kind in found}
+
+
+def markdown(rows: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the rows as a table, without columns in which nothing was measured."""
+    columns = {key: title for key, title in MEASURES.items() if any(key in row for row in rows.values())}
+    titles = ["method", "minutes", *(title for title, _ in columns.values())]
+    lines = [titles, ["---"] * len(titles)]
+    for name, row in rows.items():
+        minutes = f"{row['minutes']:.1f}" if row.get("minutes") else ""
+        lines.append([name, minutes, *(number(row.get(key), digits) for key, (_, digits) in columns.items())])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def number(value: float | None, digits: int) -> str:
+    """Return a measure as text, empty where it was not taken."""
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+def draw_comparison(output: Path, names: list[str], data: Path, truth: Path | None, cases: int = 3) -> None:
+    """Draw a slice through the largest section of the VS of some cases, a row each, and a column per method."""
+    items = [item for item in evaluation_items(data, "source", truth) if item.get("structures")]
+    chosen = [items[index] for index in sorted({int(i) for i in np.linspace(0, len(items) - 1, cases)})]
+    titles = {"ceT1": "ceT1", **{name: name.replace(", ", ",\n") for name in names}, "true hrT2": "true hrT2"}
+    pictures = [picture_of(item, output, names) for item in chosen]
+    draw_pictures(output / "comparison.png", pictures, titles, width_inches=1.6)
+
+
+def picture_of(item: Mapping[str, Any], output: Path, names: list[str]) -> Picture:
+    """Return a case's slice of every method, on the ceT1's grid."""
+    label = upright(item["structures"]) == item["labels"][VS]
+    level = int(label.sum(axis=(0, 1)).argmax())
+    images = {"ceT1": scaled(item["image"], level)}
+    for name in names:
+        path = output / folder_name(name) / "evaluation" / "pseudo_hrt2" / f"{item['case']}_hrT2.nii.gz"
+        images[name] = 2 * upright(path)[..., level] - 1
+    if "label" in item:
+        images["true hrT2"] = scaled(item["label"], level)
+    return Picture(str(item["case"]), images, {VS: label[..., level]}, 1.0)
+
+
+def scaled(path: str, level: int) -> np.ndarray:
+    """Return one slice of a scan in [-1, 1]."""
+    return ScaleByPercentiles()(torch.as_tensor(upright(path)))[..., level].numpy()
+
+
+def upright(path: str | Path) -> np.ndarray:
+    """Return a volume's voxels, (X, Y, Z) float32, its axes turned to RAS."""
+    volume = read_volume(path)
+    return np.array(nib.as_closest_canonical(nib.Nifti1Image(volume.array, volume.affine)).dataobj)
+
+
+if __name__ == "__main__":
+    try:
+        fire.Fire(main)
+    except Exception as error:
+        user_error = find_user_error(error)
+        if user_error is None:
+            raise
+        sys.exit(f"error: {user_error}")
