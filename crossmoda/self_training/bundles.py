@@ -59,6 +59,8 @@ class BundleUse:
         train_overlays: files merged after ``train.yaml``: names in the bundle's ``configs`` or paths.
         inference_overlays: files merged after ``inference.yaml``.
         processes: of a training; above 1 it is started by torchrun with the bundle's ``multi_gpu_train.yaml``.
+        weights_of: name of another view whose translator this one uses, e.g. to render another site's style; it is then
+            not trained.
     """
 
     root: str
@@ -67,6 +69,7 @@ class BundleUse:
     train_overlays: Sequence[str] = ()
     inference_overlays: Sequence[str] = ()
     processes: int = 1
+    weights_of: str | None = None
 
     def files(self, kind: str) -> list[Path]:
         """Return the configuration files of the ``train`` or the ``inference`` workflow, in the order of merging."""

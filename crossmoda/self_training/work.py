@@ -74,12 +74,17 @@ class Work:
         return [{"labels": self.datalist["labels"], **item} for item in self.datalist.get(section, [])]
 
     def train_translator(self, folder: StepFolder, view: str) -> None:
-        """Train a view's translator on all source and target images; labels only tell which slices to focus on."""
+        """Train a view's translator on all source and target images, and where it asks for them on the source's labels.
+
+        A view that uses another one's translator has nothing to train.
+        """
+        if self.views[view].weights_of is not None:
+            return
         output = f"translator_{view}"
         images = [*self.items("source"), *self.items("target")]
         training = self.views[view].config("train")
         config = {"train": training, "data": content_hash(images, keys=("image",))}
-        if training.get("focus"):
+        if training.get("focus") or training.get("structures"):
             config["labels"] = content_hash(self.items("source"), keys=("label",))
 
         def work(place: Path) -> None:
@@ -90,7 +95,7 @@ class Work:
     def translate(self, folder: StepFolder, view: str) -> None:
         """Render every source case as pseudo-hrT2, on the grid of its ceT1."""
         output = f"pseudo_hrt2/{view}"
-        weights = folder.path / f"translator_{view}" / "model.pt"
+        weights = folder.path / f"translator_{self.views[view].weights_of or view}" / "model.pt"
         config = {
             "inference": self.views[view].config("inference"),
             "data": content_hash(self.items("source"), keys=("image",)),
@@ -108,7 +113,14 @@ class Work:
         folder.do(Step(output, (output,), work, config, {"weights": weights}))
 
     def require_fit(self) -> None:
-        """Find what would stop the blending before anything is trained."""
+        """Find what would stop the views' translations or the blending before anything is trained."""
+        for view, use in self.views.items():
+            owner = use.weights_of
+            if owner is not None and (owner not in self.views or self.views[owner].weights_of is not None):
+                trained = ", ".join(name for name, other in self.views.items() if other.weights_of is None)
+                raise CrossmodaError(
+                    f"view '{view}' uses the translator of '{owner}', which trains none; name one of {trained}"
+                )
         if self.blending is not None:
             learnt = (self.run / "round_0" / "singan" / "model.json").is_file()
             self.blending.require_fit(self.dataset_file, self.datalist["labels"], learnt)

@@ -1,0 +1,94 @@
+"""Several renderings of every labelled scan: two translators, or one that knows the styles of two sites."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from crossmoda.data.datalist import load_datalist
+from crossmoda.data.volumes import read_volume
+from crossmoda.errors import find_user_error
+from crossmoda.files import read_json
+from crossmoda.segmentation.cases import cases_to_learn, cases_to_validate
+from crossmoda.self_training.bundles import make_workflow, run_workflow
+
+CONFIGS = Path("bundles/vs_cochlea_self_training/configs")
+SIZES: dict[str, Any] = {
+    "rounds": 0,
+    "anchors": False,
+    "spacing": [1.6, 1.6, 3.0],
+    "crop_size": [48, 32],
+    "translator_settings": {
+        "ngf": 4,
+        "n_blocks": 5,  # so that QS-Attn finds its layer 16
+        "ndf": 4,
+        "batch_size": 2,
+        "iterations_per_epoch": 2,
+        "max_epochs": 1,
+        "patch_size": [48, 32],
+        "num_workers": 0,
+    },
+    "translator_inference_settings": {"ngf": 4, "n_blocks": 5},
+    "segmenter_settings": {"patch_size": [32, 32, 8], "iterations_per_epoch": 1, "max_epochs": 1, "batch_size": 1},
+    "segmenter_inference_settings": {"patch_size": [32, 32, 8]},
+}
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def in_the_repository(repository: Path):
+    before = Path.cwd()
+    os.chdir(repository)
+    yield
+    os.chdir(before)
+
+
+def run_round_0(dataset: Path, run: Path, variant: str, **changes: Any) -> Path:
+    files = [CONFIGS / "train.yaml", CONFIGS / variant]
+    run_workflow(make_workflow(files, "train", dataset_dir=str(dataset), output_dir=str(run), **{**SIZES, **changes}))
+    return run / "round_0"
+
+
+@pytest.fixture(scope="module")
+def two_views(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run_round_0(tiny_dataset, tmp_path_factory.mktemp("views") / "run", "variant_two_views.yaml")
+
+
+def test_each_view_is_a_training_image_that_shares_the_label(two_views: Path, tiny_dataset: Path) -> None:
+    items = load_datalist(two_views / "datalist.json")["source"]
+    cases = [item["case"] for item in load_datalist(tiny_dataset)["source"]]
+    assert [(item["view"], item["case"]) for item in items] == [(v, c) for v in ("cyclegan", "qs_attn") for c in cases]
+    by_case = {case: {str(item["label"]) for item in items if item["case"] == case} for case in cases}
+    assert all(len(labels) == 1 for labels in by_case.values())
+    first, second = (read_volume(item["image"]).array for item in (items[0], items[len(cases)]))
+    assert not np.allclose(first, second, atol=0.01)
+
+
+def test_folds_keep_the_views_of_a_patient_together(two_views: Path) -> None:
+    datalist = two_views / "datalist.json"
+    for fold in (0, 1):
+        learnt = {item["case"] for item in cases_to_learn(datalist, ["source"], fold, 2)}
+        judged = cases_to_validate(datalist, fold=fold, folds=2, train_sections=["source"])
+        assert not learnt & {item["case"] for item in judged}
+        assert {item["view"] for item in judged} == {"cyclegan", "qs_attn"}
+
+
+def test_two_styles_come_from_one_translator(tiny_dataset: Path, tmp_path: Path) -> None:
+    round_0 = run_round_0(tiny_dataset, tmp_path / "run", "variant_site_styles.yaml")
+    assert sorted(path.name for path in round_0.glob("translator_*")) == ["translator_ldn"]
+    views = [item["view"] for item in load_datalist(round_0 / "datalist.json")["source"]]
+    assert views == ["ldn", "ldn", "etz", "etz"]
+    renderings = read_json(round_0 / "manifest.json")["steps"]["pseudo_hrt2/etz"]
+    assert renderings["inputs"]["weights"]["path"] == "translator_ldn/model.pt"
+
+
+def test_a_view_must_name_one_that_trains(tiny_dataset: Path, tmp_path: Path) -> None:
+    with pytest.raises(Exception, match=r".") as caught:
+        run_round_0(tiny_dataset, tmp_path / "run", "variant_site_styles.yaml", **{"views::etz::weights_of": "ukm"})
+    assert "view 'etz' uses the translator of 'ukm'" in str(find_user_error(caught.value))
+    assert not (tmp_path / "run" / "round_0").exists()
