@@ -1,9 +1,10 @@
 """Datalists: JSON files in MONAI's manner that say which scan, with which label, is used for what.
 
 ``{"edition", "labels": {"vs": 1, "cochlea": 2}, "source": [item], "target": [item], "validation": [item]}`` with
-``item = {"case", "site", "image", "label"?, "labels"?, "weight"?, "view"?, "provenance"?}``. ``labels`` in an item
-replaces the list's for it: a pseudo-label is numbered as the network that made it does. ``weight`` (1.0) scales the
-item's share in the loss, ``view`` names the translator that rendered it, ``provenance`` says who made the label.
+``item = {"case", "site", "image", "label"?, "labels"?, "weight"?, "view"?, "augmentation"?, "provenance"?}``.
+``labels`` in an item replaces the list's for it: a pseudo-label is numbered as the network that made it does.
+``weight`` (1.0) scales the item's share in the loss, ``view`` names the translator that rendered it, followed by ``+``
+and the alteration for an augmented copy, which ``augmentation`` describes; ``provenance`` says who made the label.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Unpaired translation of ceT1 to hrT2: networks, losses, trainers, slices, and how to judge the result."""
+"""Unpaired translation of ceT1 to hrT2: networks, trainers, slices, tumour blending, and how to judge the result."""
