@@ -37,11 +37,12 @@ from crossmoda.translation.generators import Generator, ResNetGenerator, UNetGen
 from crossmoda.translation.image_pool import ImagePool
 from crossmoda.translation.inferers import SlabInferer
 from crossmoda.translation.losses import CUTLoss, CycleGANLoss
-from crossmoda.translation.patch_samplers import PatchProjector, RandomPatches, attended
+from crossmoda.translation.patch_samplers import ATTENTION, PatchProjector, RandomPatches, attended
 from crossmoda.translation.plain import cut_step, cyclegan_step
 
 SPACING_MM = (0.5, 0.5, 1.5)
 NCE_LAYERS = (0, 4, 8, 12, 16)
+METHODS = ("CycleGAN", "CycleGAN of U-Nets", "CUT", "FastCUT", *(f"QS-Attn {mode}" for mode in ATTENTION))
 
 Work = Callable[[], object]
 
@@ -104,14 +105,16 @@ def rows() -> list[Row]:
     """Return what to time."""
     precisions = (("float32", False), ("bfloat16", True))
     found = [Row("phantom: one hrT2 volume of 272x160x40", "float32", partial(_as_it_is, phantom_volume))]
-    for method in ("CycleGAN", "CUT", "FastCUT", "QS-Attn"):
-        what = f"translator: {method} step, one 128x128 slice, ngf 64"
-        found.append(Row(what, "plain float32", partial(translator_step, method, True, False)))
-        found += [Row(what, name, partial(translator_step, method, False, amp)) for name, amp in precisions]
+    sizes = {method: 128 for method in METHODS} | {"QS-Attn global": 256}  # 64 x 64 positions of attention
+    for method, size in sizes.items():
+        what = f"translator: {method} step, one {size}x{size} slice, ngf 64"
+        found.append(Row(what, "plain float32", partial(translator_step, method, size, True, False)))
+        found += [Row(what, name, partial(translator_step, method, size, False, amp)) for name, amp in precisions]
     for name in ("ResNet-9", "ResNet-9 antialiased", "U-Net-256"):
         what = f"translator: 256x256x16 volume, {name}, ngf 64"
-        found.append(Row(what, "slice by slice, float32", partial(translated_volume, name, 1, False)))
-        found += [Row(what, f"8 at once, {p}", partial(translated_volume, name, 8, amp)) for p, amp in precisions]
+        for at_once in (1, 8):
+            how = f"{at_once} at once, "
+            found += [Row(what, how + p, partial(translated_volume, name, at_once, amp)) for p, amp in precisions]
     for what, build in (
         ("segmenter: DynUNet step, batch 2 of 64x64x24", segmenter_step),
         ("segmenter: prediction of 256x256x80, window 96x80x32", prediction),
@@ -135,12 +138,13 @@ def phantom_volume() -> np.ndarray:
     return render(rasterise(draw_patient(rng), (272, 160, 40), affine), draw_protocol("ldn", "hrT2", rng), rng)
 
 
-def translator_step(method: str, plain: bool, autocast: bool, device: torch.device) -> Work:
-    """Return one training step of a method at the paper's sizes: as the paper writes it, or as our trainer does it."""
+def translator_step(method: str, size: int, plain: bool, autocast: bool, device: torch.device) -> Work:
+    """Return a training step of a method with the paper's networks: as the paper writes it, or as our trainer does."""
     torch.manual_seed(0)
-    trainer: Any = cyclegan(autocast, device) if method == "CycleGAN" else cut(method, autocast, device)
-    source, target = (torch.rand(1, 1, 128, 128, device=device) * 2 - 1 for _ in range(2))
-    step = cyclegan_step if method == "CycleGAN" else cut_step
+    cyclic = method.startswith("CycleGAN")
+    trainer: Any = cyclegan(method, autocast, device) if cyclic else cut(method, autocast, device)
+    source, target = (torch.rand(1, 1, size, size, device=device) * 2 - 1 for _ in range(2))
+    step = cyclegan_step if cyclic else cut_step
     return partial(step, trainer, source, target) if plain else partial(trainer.update, source, target)
 
 
@@ -149,9 +153,10 @@ def adam(*networks: torch.nn.Module) -> torch.optim.Adam:
     return torch.optim.Adam([p for n in networks for p in n.parameters()], lr=2e-4, betas=(0.5, 0.999))
 
 
-def cyclegan(autocast: bool, device: torch.device) -> CycleGANTrainer:
-    """Return a trainer of CycleGAN at the paper's sizes."""
-    generators = [ResNetGenerator().to(device) for _ in range(2)]
+def cyclegan(method: str, autocast: bool, device: torch.device) -> CycleGANTrainer:
+    """Return a trainer of CycleGAN at the paper's sizes; the U-Net halves 7 times, as slices of 128 pixels allow."""
+    unet = "U-Net" in method
+    generators = [(UNetGenerator(n_halvings=7) if unet else ResNetGenerator()).to(device) for _ in range(2)]
     discriminators = [PatchGAN().to(device) for _ in range(2)]
     optimizers = adam(*generators), adam(*discriminators)
     parts = (*generators, *discriminators, *optimizers, CycleGANLoss(), ImagePool(), ImagePool())
@@ -162,7 +167,8 @@ def cut(method: str, autocast: bool, device: torch.device) -> CUTTrainer:
     """Return a trainer of CUT, FastCUT or QS-Attn at the papers' sizes."""
     generator = ResNetGenerator(antialias=True, initialisation="xavier").to(device)
     discriminator = PatchGAN(antialias=True, initialisation="xavier").to(device)
-    choices = attended("global", 256, len(NCE_LAYERS), 2) if method == "QS-Attn" else RandomPatches()
+    mode = method.removeprefix("QS-Attn ")
+    choices = attended(mode, 256, len(NCE_LAYERS), 2) if mode in ATTENTION else RandomPatches()
     projector = PatchProjector(generator.feature_channels(NCE_LAYERS), choices).to(device)
     loss = CUTLoss(nce_weight=10.0, identity=False) if method == "FastCUT" else CUTLoss()
     parts = (generator, discriminator, projector, adam(generator), adam(discriminator), adam(projector), loss)

@@ -146,6 +146,8 @@ def compare_one(
         use.run("inference", device, output_dir=str(workplace / "evaluation"), **places)
 
     inputs = {"data": data, "weights": weights / "model.pt"}
+    if "segmenter_weights" in further:
+        inputs["segmenter"] = Path(further["segmenter_weights"])
     folder.do(Step("evaluation", ("evaluation",), evaluate, use.config("inference"), inputs))
 
 
@@ -189,7 +191,8 @@ def write_comparison(output: Path, names: list[str], data: Path, truth: Path | N
 
 def of_kind(measures: Mapping[str, Any], kind: str) -> dict[str, Any]:
     """Return the mean of every measure of one kind of image."""
-    return {name: found[kind]["mean"] for name, found in measures.items() if kind in found}
+    found = {name: kinds[kind] for name, kinds in measures.items() if kind in kinds}
+    return {name: values.get("mean", values.get("value")) for name, values in found.items()}
 
 
 def markdown(rows: Mapping[str, Mapping[str, Any]]) -> str:

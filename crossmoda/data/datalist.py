@@ -163,12 +163,15 @@ def _view(item: Item) -> str:
 AUGMENTED = "+"  # in the view of an item: what stands before it is the translator's, what follows was done to it
 
 
-def segmentation_items(path: str | Path, sections: Sequence[str] = ("source", "target")) -> list[Item]:
+def segmentation_items(
+    path: str | Path, sections: Sequence[str] = ("source", "target"), pseudo_labelled: bool = True
+) -> list[Item]:
     """Return the items that a segmenter can learn from: with a label, and a weight above 0.
 
     Args:
         path: a datalist or dataset folder, as ``load_datalist`` takes.
         sections: which sections, in which order.
+        pseudo_labelled: False leaves out the items whose label is a network's.
 
     Returns:
         Items with ``case, site, view, image, label, weight`` and, where it differs from the list's, ``labels``
@@ -176,6 +179,8 @@ def segmentation_items(path: str | Path, sections: Sequence[str] = ("source", "t
     """
     datalist = load_datalist(path)
     items = [item for name in sections for item in _section(datalist, name, path)]
+    if not pseudo_labelled:
+        items = [item for item in items if item.get("provenance", {}).get("status") != "pseudo"]
     return [_trainable(item) for item in items if item.get("label") and item.get("weight", 1.0) > 0]
 
 
@@ -185,7 +190,11 @@ def _trainable(item: Item) -> Item:
 
 
 def unpaired_items(
-    path: str | Path, source_labels: bool = False, reverse: bool = False
+    path: str | Path,
+    source_labels: bool = False,
+    reverse: bool = False,
+    styles: Sequence[str] = (),
+    learn_sites: Sequence[str] = (),
 ) -> tuple[list[Item], list[Item]]:
     """Return the source and the target items that a translator learns from, with ``case, site, view, image`` each.
 
@@ -193,20 +202,27 @@ def unpaired_items(
         path: a dataset folder or a datalist JSON.
         source_labels: source items keep their ``label`` (and ``labels``), where they have one; target items never do.
         reverse: return the target's items first, for a translator from hrT2 to ceT1.
+        styles: sites whose hrT2 styles are to be told apart; ceT1 has one style.
+        learn_sites: leave out the scans of other sites, of both kinds; by default none (card B learns from London's).
 
     Raises:
-        CrossmodaError: one of the two sections is empty, or labels are asked for where hrT2 is what is translated.
+        CrossmodaError: one of the two sections is empty, or labels or styles are asked for where hrT2 is translated.
     """
     datalist = load_datalist(path)
     source, target = ([_plain_item(item) for item in datalist[name]] for name in ("source", "target"))
     if source_labels:
         for plain, item in zip(source, datalist["source"], strict=True):
             plain.update({key: item[key] for key in ("label", "labels") if item.get(key)})
+    if learn_sites:
+        source, target = ([item for item in items if item["site"] in learn_sites] for items in (source, target))
+    of_sites = f" of {', '.join(learn_sites)}" if learn_sites else ""
     for name, items in (("source (ceT1)", source), ("target (hrT2)", target)):
         if not items:
-            raise CrossmodaError(f"{path}: no {name} scans; translation is learnt from scans of both kinds")
+            raise CrossmodaError(f"{path}: no {name} scans{of_sites}; translation is learnt from scans of both kinds")
     if reverse and source_labels:
         raise CrossmodaError("focus and structures need labels, which hrT2 scans have not; leave them out with reverse")
+    if reverse and styles:
+        raise CrossmodaError("sites are styles of hrT2, but with reverse ceT1 is what is made; leave them out")
     return (target, source) if reverse else (source, target)
 
 

@@ -13,7 +13,7 @@ from ignite.engine import Engine, Events
 from torch import nn
 
 from crossmoda.errors import CrossmodaError
-from crossmoda.files import atomic_path, sha256_of, write_json
+from crossmoda.files import atomic_path, read_json, sha256_of, write_json
 
 _PACKAGES = ("crossmoda", "monai", "torch", "numpy", "pytorch-ignite")
 
@@ -45,13 +45,20 @@ def save_weights(network: nn.Module, path: str | Path, info: Mapping[str, Any] |
     write_json(path.with_suffix(".json"), {**(info or {}), "versions": versions(), "sha256": sha256_of(path)})
 
 
-def load_weights(network: nn.Module, path: str | Path) -> nn.Module:
+def load_weights(network: nn.Module, path: str | Path, agreed: Mapping[str, Any] | None = None) -> nn.Module:
     """Load a plain ``state_dict`` into ``network`` and return it.
 
+    Args:
+        network: changed in place.
+        path: of the weights.
+        agreed: settings that must be those of the training; held against ``agreed`` in the sidecar, where there is one.
+
     Raises:
-        CrossmodaError: the file is missing, is not a state dictionary, or belongs to another network.
+        CrossmodaError: the file is missing, is not a state dictionary, belongs to another network, or was trained with
+            other settings.
     """
     path = Path(path)
+    _require_agreement(path, agreed or {})
     if not path.is_file():
         raise CrossmodaError(f"{path}: no weights there; train first or name another file with --weights")
     try:
@@ -66,6 +73,14 @@ def load_weights(network: nn.Module, path: str | Path) -> nn.Module:
             "give the configuration that they were trained with"
         ) from error
     return network
+
+
+def _require_agreement(path: Path, settings: Mapping[str, Any]) -> None:
+    sidecar = path.with_suffix(".json")
+    trained = read_json(sidecar).get("agreed", {}) if settings and sidecar.is_file() else {}
+    for key, value in settings.items():
+        if key in trained and trained[key] != value:
+            raise CrossmodaError(f"{path}: trained with {key} {trained[key]}, but {key} is {value}; give --{key} alike")
 
 
 class SaveWeights:

@@ -35,7 +35,8 @@ def cases_to_learn(
         CrossmodaError: there is none to learn from, or no such fold.
     """
     items = _labelled(dataset_dir, sections, "to train on; add labels, or name other sections with --train_sections")
-    return [item for item, held_out in zip(items, _held_out(items, fold, folds, seed), strict=True) if not held_out]
+    out = _held_out(items, fold, folds, seed)
+    return [item for item in items if item["case"] not in out]
 
 
 def cases_to_validate(
@@ -48,7 +49,7 @@ def cases_to_validate(
 ) -> list[Item]:
     """Return the labelled items of the validation section, of which there may be none; with a fold, that fold's.
 
-    Of a fold every view is judged, but no augmented copy.
+    Of a fold every view is judged, but no augmented copy and nothing whose label is a network's.
 
     Args:
         dataset_dir: a dataset folder or a datalist JSON.
@@ -60,18 +61,15 @@ def cases_to_validate(
     """
     if fold is None:
         return segmentation_items(dataset_dir, sections=tuple(sections))
-    items = segmentation_items(dataset_dir, sections=tuple(train_sections))
-    held_out = zip(items, _held_out(items, fold, folds, seed), strict=True)
-    return [item for item, out in held_out if out and AUGMENTED not in item["view"]]
+    out = _held_out(segmentation_items(dataset_dir, tuple(train_sections)), fold, folds, seed)
+    judged = segmentation_items(dataset_dir, tuple(train_sections), pseudo_labelled=False)
+    return [item for item in judged if item["case"] in out and AUGMENTED not in item["view"]]
 
 
-def _held_out(items: Sequence[Item], fold: int | None, folds: int, seed: int) -> list[bool]:
-    """Tell of each item whether it is of the fold that is left out."""
+def _held_out(items: Sequence[Item], fold: int | None, folds: int, seed: int) -> set[str]:
+    """Return the cases of the fold that is left out."""
     require_fold(fold, folds)
-    if fold is None:
-        return [False] * len(items)
-    of_case = folds_of_cases(items, folds, seed)
-    return [of_case[item["case"]] == fold for item in items]
+    return set() if fold is None else {case for case, at in folds_of_cases(items, folds, seed).items() if at == fold}
 
 
 def cases_to_evaluate(dataset_dir: str | Path, sections: Sequence[str]) -> list[Item]:

@@ -15,6 +15,7 @@ from crossmoda.labels import numbers_of
 from crossmoda.self_training.bundles import BundleUse
 from crossmoda.self_training.datalists import Item, content_hash
 from crossmoda.translation.singan_slice import choose_target
+from crossmoda.translation.singan_training import require_parts
 from crossmoda.translation.tumour_blending import read_rules, require_scales
 
 # What a SinGAN was trained with and is used with.
@@ -77,7 +78,7 @@ class TumourBlending(BundleUse):
 
         Raises:
             CrossmodaError: an impossible rule, a structure that the labels lack, settings of the SinGAN's training and
-                use that differ, a scale that its pyramid lacks, or no such slice to learn from.
+                use that differ or do not fit one another, a scale that its pyramid lacks, or no such slice.
         """
         train, inference = self.config("train"), self.config("inference")
         rules = read_rules(inference["rules"])
@@ -91,6 +92,7 @@ class TumourBlending(BundleUse):
                     f"{key} is {train[key]} for the SinGAN's training and {inference[key]} for blending; "
                     "give it once, in the settings that both share"
                 )
+        require_parts(train["iterations_per_scale"], train["epochs_per_scale"])
         require_scales(rules, self._built("network_def", dataset))
         if not learnt:
             self._built("train::slice", dataset)

@@ -6,6 +6,7 @@ import torch
 from monai.networks.nets import PatchDiscriminator
 from torch import nn
 
+from crossmoda.errors import CrossmodaError
 from crossmoda.translation.initialisation import initialise
 from crossmoda.translation.resampling import BlurHalving
 
@@ -66,7 +67,11 @@ class PatchGAN(PatchDiscriminator):
             site: number of each slice's site, (B,) int64, where the discriminator tells sites apart.
         """
         scores = super().forward(slices)[-1]
-        if site is None or self.sites == 0:
+        if (site is None) != (self.sites == 0):
+            raise CrossmodaError(
+                f"this discriminator knows {self.sites} sites; tell it the slices' site if it knows any"
+            )
+        if site is None:
             return scores
         return scores[torch.arange(len(scores), device=scores.device), site][:, None]
 

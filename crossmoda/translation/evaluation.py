@@ -21,7 +21,6 @@ from crossmoda.translation.measures.transforms import CET1, MEASURES, TRANSLATIO
 from crossmoda.translation.metrics import DISTANCES, distance_name
 
 RENDERINGS = "pseudo_hrt2"  # folder of the translations in the output folder
-RENDERING_SUFFIX = "_hrT2.nii.gz"
 _ENOUGH_SCANS = 10  # for a kernel distance: so many patients show what varies between them
 _ENOUGH_SLICES = 10 * FEATURES  # for a Frechet distance
 
@@ -42,6 +41,7 @@ class TranslationReport:
         distances: the engine's distance metrics by name, or None; the kernel distances among them know their errors.
         segmenter: to segment what was translated, or None.
         picture_cases: cases in the picture, spread over the items.
+        modality: of the translations, in their file names.
     """
 
     def __init__(
@@ -53,7 +53,9 @@ class TranslationReport:
         distances: Mapping[str, Any] | None = None,
         segmenter: FixedSegmenter | None = None,
         picture_cases: int = 4,
+        modality: str = "hrT2",
     ) -> None:
+        self.modality = modality
         self.output_dir = Path(output_dir)
         self.items = list(items)
         self.structures = list(structures)
@@ -107,7 +109,7 @@ class TranslationReport:
         labelled = [item for item in self.items if item.get("structures")]
         renderings = self.output_dir / RENDERINGS
         images = {
-            TRANSLATION: {item["case"]: renderings / f"{item['case']}{RENDERING_SUFFIX}" for item in labelled},
+            TRANSLATION: {item["case"]: renderings / f"{item['case']}_{self.modality}.nii.gz" for item in labelled},
             CET1: {item["case"]: item["image"] for item in labelled},
             TRUTH: {item["case"]: item["label"] for item in labelled if item.get("label")},
         }

@@ -289,9 +289,10 @@ class UNetGenerator(Generator):
         ngf: filters of the outermost level; doubled in each of the next three, then constant.
         n_halvings: levels, 2 and more.
         initialisation: ``normal``, ``xavier`` or ``he``.
+        sites: must be 0; this generator knows one style.
 
     Raises:
-        CrossmodaError: when called with a slice whose sides the network cannot restore.
+        CrossmodaError: fewer than two halvings, or sites; when called, a slice whose sides cannot be restored.
     """
 
     def __init__(
@@ -301,8 +302,11 @@ class UNetGenerator(Generator):
         ngf: int = 64,
         n_halvings: int = 8,
         initialisation: str = "normal",
+        sites: int = 0,
     ) -> None:
         super().__init__()
+        if sites:
+            raise CrossmodaError("the U-Net generator knows one style; leave sites out or use the ResNet generator")
         if n_halvings < 2:
             raise CrossmodaError(f"n_halvings is {n_halvings}; a U-Net needs 2 or more")
         filters = [ngf * 2 ** min(level, 3) for level in range(n_halvings)]
@@ -324,9 +328,11 @@ class UNetGenerator(Generator):
                 f"slices of {' x '.join(map(str, sides))} pixels cannot be translated; "
                 f"choose crop_size and patch_size as multiples of {self.multiple}, or fewer halvings"
             )
-        if site is not None:
-            raise CrossmodaError("the U-Net generator knows one style; leave site out or use the ResNet generator")
-        return torch.tanh(self.last(torch.relu(self.inner(self.first(slices)))))
+        features = torch.relu(self.inner(self.first(slices)))
+        if self.training:
+            return torch.tanh(self.last(features))
+        with torch.autocast(slices.device.type, enabled=False):  # as in the ResNet
+            return torch.tanh(self.last(features.float()))
 
 
 class _UNetLevel(nn.Module):

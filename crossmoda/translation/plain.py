@@ -6,7 +6,7 @@ its networks, optimisers, weights of the terms and rules for patches, and update
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -51,34 +51,52 @@ def _cyclegan_losses(
     }
 
 
-def cut_step(trainer: CUTTrainer, source: torch.Tensor, target: torch.Tensor) -> Losses:
+def cut_step(trainer: CUTTrainer, source: torch.Tensor, target: torch.Tensor, mirrored: bool = False) -> Losses:
     """Update all three networks on slices (B, C, X, Y) and return the terms by name (recipe cards 0.2 and 0.3).
 
-    Not mirrored, even where the trainer is asked for flip equivariance.
+    Args:
+        trainer: whose networks are updated.
+        source: slices of the source.
+        target: slices of the target.
+        mirrored: translate the slices mirrored along x, as FastCUT does in about every second step.
     """
     weights = trainer.loss_function
-    fake = trainer.network(source)
+    turn = _mirror if mirrored else _leave
+    fake = trainer.network(turn(source))
     judged = {"loss_discriminator_target": _judge(trainer.discriminator, target, fake.detach())}
     _descend([trainer.discriminator_optimizer], judged)
     share = weights.nce_weight * (0.5 if weights.identity else 1.0)
     losses = {
         "loss_adversarial_target": weights.adversarial_weight * _squared(trainer.discriminator(fake), 1),
-        "loss_nce_source": share * _contrast(trainer, source, fake),
+        "loss_nce_source": share * _contrast(trainer, source, fake, turn),
     }
     if weights.identity:
-        losses["loss_nce_target"] = share * _contrast(trainer, target, trainer.network(target))
+        losses["loss_nce_target"] = share * _contrast(trainer, target, trainer.network(turn(target)), turn)
     _descend([trainer.generator_optimizer, trainer.projector_optimizer], losses)
     return {**losses, **judged}
 
 
-def _contrast(t: CUTTrainer, original: torch.Tensor, translated: torch.Tensor) -> torch.Tensor:
+def _mirror(slices: torch.Tensor) -> torch.Tensor:
+    return slices.flip(2)
+
+
+def _leave(slices: torch.Tensor) -> torch.Tensor:
+    return slices
+
+
+def _contrast(
+    t: CUTTrainer,
+    original: torch.Tensor,
+    translated: torch.Tensor,
+    turn: Callable[[torch.Tensor], torch.Tensor],
+) -> torch.Tensor:
     """Return the mean over layers of a cross-entropy with one positive, the others being negatives."""
     source_maps, maps = (t.network.features(slices, t.nce_layers) for slices in (original, translated))
     total = torch.zeros((), device=original.device)
     for project, choice, source, other in zip(
         t.projector.projections, t.projector.choices, source_maps, maps, strict=True
     ):
-        keys, queries = (_unit(project(patches)) for patches in patches_of(choice, source, other))
+        keys, queries = (_unit(project(patches)) for patches in patches_of(choice, source, turn(other)))
         total = total + _one_positive(queries, keys.detach(), t.loss_function.patches.temperature)
     return total / len(source_maps)
 

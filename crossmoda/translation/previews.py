@@ -15,12 +15,13 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from crossmoda.files import atomic_path
-from crossmoda.translation.trainer import SOURCE, TARGET
+from crossmoda.translation.trainer import SITE, SOURCE, TARGET
 
 
 class TranslationPreview:
     """Write rows of source slice | its translation | a real target slice, to a PNG file and to TensorBoard.
 
+    A slice is rendered in the style of the target slice beside it, where the translator knows several sites.
     The slices are drawn once, spread over the data set, so that the pictures of all epochs can be compared.
 
     Args:
@@ -56,6 +57,7 @@ class TranslationPreview:
         """Listen to ``engine``'s start and to the ends of its epochs."""
         engine.add_event_handler(Events.STARTED, self._draw)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._write_when_due)
+        engine.add_event_handler(Events.COMPLETED, self._write_the_last)
 
     def _draw(self, engine: Engine) -> None:
         length = len(self.dataset)  # type: ignore[arg-type]
@@ -63,14 +65,19 @@ class TranslationPreview:
         self._pairs = [self.dataset[index] for index in chosen]
 
     def _write_when_due(self, engine: Engine) -> None:
-        epoch = engine.state.epoch
-        if epoch % self.every and epoch != engine.state.max_epochs:
-            return
+        if engine.state.epoch % self.every == 0:
+            self._write(engine.state.epoch)
+
+    def _write_the_last(self, engine: Engine) -> None:
+        if engine.state.epoch % self.every:
+            self._write(engine.state.epoch)
+
+    def _write(self, epoch: int) -> None:
         picture = self.picture()
         with atomic_path(self.folder / f"epoch_{epoch:03d}.png") as partial:
             matplotlib.image.imsave(partial, picture, cmap="gray", vmin=0.0, vmax=1.0)
         if self.summary_writer is not None:
-            self.summary_writer.add_image("source | pseudo-hrT2 | hrT2", picture, epoch, dataformats="HW")
+            self.summary_writer.add_image("source | translation | target", picture, epoch, dataformats="HW")
 
     def picture(self) -> np.ndarray:
         """Return the rows as one float picture (height, width) in [0, 1], in the radiological view."""
@@ -79,17 +86,20 @@ class TranslationPreview:
         training, device = self.network.training, next(self.network.parameters()).device
         self.network.eval()
         with torch.no_grad():
-            translated = self.inferer(source.to(device), self.network).float().cpu()
+            sites = [torch.tensor([pair[SITE] for pair in self._pairs]).to(device)] if SITE in self._pairs[0] else []
+            translated = self.inferer(source.to(device), self.network, *sites).float().cpu()
         self.network.train(training)
         return mosaic([source, translated, target])
 
 
 def mosaic(columns: Sequence[torch.Tensor]) -> np.ndarray:
-    """Lay slices (B, 1, X, Y) in [-1, 1] out, a row per item and a column per tensor; (height, width) in [0, 1].
+    """Lay slices (B, C, X, Y) in [-1, 1] out, a row per item and a column per tensor; (height, width) in [0, 1].
 
+    Of a slab the middle slice is shown.
     In RAS the slice is turned about both axes, so that anterior is up and the patient's right on the left.
     """
-    tiles = torch.stack(list(columns), dim=1)[:, :, 0]  # (B, columns, X, Y)
+    slabs = torch.stack(list(columns), dim=1)  # (B, columns, C, X, Y)
+    tiles = slabs[:, :, slabs.shape[2] // 2]
     upright = tiles.flip(2, 3).permute(0, 3, 1, 2)  # (B, Y, columns, X)
     picture = upright.flatten(0, 1).flatten(1, 2)
     return ((picture.clamp(-1, 1) + 1) / 2).numpy()

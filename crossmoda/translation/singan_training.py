@@ -106,6 +106,19 @@ class ScaleInTraining:
             getattr(self, name).load_state_dict(state[name])
 
 
+def require_parts(iterations_per_scale: int, epochs_per_scale: int) -> None:
+    """Make sure that a scale's iterations fall into whole epochs.
+
+    Raises:
+        CrossmodaError: they do not.
+    """
+    if epochs_per_scale < 1 or iterations_per_scale < 1 or iterations_per_scale % epochs_per_scale:
+        raise CrossmodaError(
+            f"iterations_per_scale {iterations_per_scale}: "
+            f"must be a multiple of epochs_per_scale {epochs_per_scale}; mend either"
+        )
+
+
 class SinGANTrainer(Trainer):
     """Train a pyramid on one slice; an epoch is a part of one scale, so that a state can be kept in between.
 
@@ -147,11 +160,7 @@ class SinGANTrainer(Trainer):
         generator_steps: int = 3,
         train_handlers: Sequence[Any] | None = None,
     ) -> None:
-        if epochs_per_scale < 1 or iterations_per_scale < 1 or iterations_per_scale % epochs_per_scale:
-            raise CrossmodaError(
-                f"iterations_per_scale {iterations_per_scale}: "
-                f"must be a multiple of epochs_per_scale {epochs_per_scale}; mend either"
-            )
+        require_parts(iterations_per_scale, epochs_per_scale)
         if min(discriminator_steps, generator_steps) < 1:
             raise CrossmodaError("discriminator_steps and generator_steps must be 1 or more")
         super().__init__(

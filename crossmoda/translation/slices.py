@@ -271,12 +271,17 @@ def site_numbers(items: Sequence[Item], sites: Sequence[str]) -> list[int]:
     """Return the position of each item's site in ``sites``; an empty list where no sites are told apart.
 
     Raises:
-        CrossmodaError: an item has no site, or one that is not listed.
+        CrossmodaError: an item has no site, or one that is not listed, or no item is of a listed site.
     """
     for item in items if sites else ():
         if item.get("site") not in sites:
             raise CrossmodaError(
                 f"{item['case']}: site '{item.get('site')}' is not among sites {', '.join(sites)}; add it there"
+            )
+    for site in sites:
+        if not any(item["site"] == site for item in items):
+            raise CrossmodaError(
+                f"sites: no target scan is of {site}, whose style can then not be learnt; leave it out"
             )
     return [list(sites).index(item["site"]) for item in items] if sites else []
 

@@ -45,6 +45,9 @@ class TranslationTrainer(Trainer):
         structure_terms: keeps labelled structures in their place; needs a ``ResNetGenerator`` and labels.
         epoch_length: iterations of an epoch, those of the data loader by default.
         train_handlers: ignite handlers with an ``attach`` method.
+
+    Raises:
+        CrossmodaError: structure terms with a generator without numbered layers.
     """
 
     def __init__(
@@ -67,6 +70,8 @@ class TranslationTrainer(Trainer):
             decollate=False,  # losses belong to the batch, not to its items
         )
         self.network = network
+        if structure_terms is not None:
+            _ = network.before_output  # a generator that has none says so now
         self.inferer = SimpleInferer() if inferer is None else inferer
         self.structure_terms = None if structure_terms is None else structure_terms.to(self.state.device)
         self.gan = LeastSquaresGANLoss()
@@ -164,6 +169,16 @@ def average_gradients(optimizer: Optimizer) -> None:
     flat /= dist.get_world_size()
     for parameter, gradient in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
         parameter.grad.copy_(gradient.view_as(parameter))
+
+
+def mean_over_processes(value: float) -> float:
+    """Return the mean of a number over all processes of a distributed training; alone, the number itself."""
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return value
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    total = torch.tensor(value, dtype=torch.float64, device=device)
+    dist.all_reduce(total)
+    return float(total) / dist.get_world_size()
 
 
 def headline_losses(output: Mapping[str, Any]) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -79,7 +79,7 @@ class SliceKernelDistance(CumulativeIterationMetric):
             )
         self.describe = SliceFeatures()
         self.cases, self.real_cases = list(cases), real.cases
-        self.real = self.describe(torch.stack([real[index]["image"] for index in range(len(real))]))
+        self.real = torch.cat([self.describe(real[index]["image"][None]) for index in range(len(real))])
 
     def _compute_tensor(self, y_pred: torch.Tensor, y: Any = None, **kwargs: Any) -> torch.Tensor:
         """Return the features (B, F) of the middle channel of slabs (B, C, X, Y)."""
@@ -95,8 +95,8 @@ class SliceKernelDistance(CumulativeIterationMetric):
 
 
 def distance_metric(
-    translated: SpreadSlices, dataset: UnpairedSlices, count: int, site: int | None = None
-) -> dict[str, IgniteMetricHandler]:
+    translated: SpreadSlices, dataset: UnpairedSlices, count: int, site: int | None = None, interval: int = 1
+) -> dict[str, IgniteMetricHandler] | None:
     """Return the evaluator's key metric, ``kernel_distance``.
 
     Args:
@@ -104,7 +104,10 @@ def distance_metric(
         dataset: whose target slices are the real ones.
         count: how many of these.
         site: number of the site whose style is rendered; where it is given, only its slices are compared with.
+        interval: epochs between two looks; with 0 there is none, and None is returned.
     """
+    if not interval:
+        return None
     volumes = None if site is None else [v for v, other in enumerate(dataset.target_sites) if other == site]
     metric = SliceKernelDistance(translated.cases, SpreadSlices(dataset.target, count, volumes=volumes))
     return {METRIC: IgniteMetricHandler(metric_fn=metric, output_transform=_slabs)}
@@ -120,28 +123,38 @@ class KeepBest:
     Put the object among those of ``TrainingState``, so that a resumed training remembers them too.
 
     Args:
-        network: whose weights are kept, the one to be deployed.
+        networks: whose weights are kept: those to be deployed, by name.
         evaluator: looks, and has the metric.
         metric: smaller is better.
         patience: looks without a better value until the training stops; None never stops it.
-        deploy: put the best weights into ``network`` when the training ends.
+        deploy: put the best weights into ``networks`` when the training ends.
+        looks: how many looks there will be at most.
+
+    Raises:
+        CrossmodaError: patience or deployment is asked for, but there will be no look.
     """
 
     def __init__(
         self,
-        network: nn.Module,
+        networks: Mapping[str, nn.Module],
         evaluator: Engine,
         metric: str = METRIC,
         patience: int | None = None,
         deploy: bool = False,
+        looks: int = 1,
     ) -> None:
-        self.network = network
+        if looks < 1 and (deploy or patience is not None):
+            raise CrossmodaError(
+                "patience and keep_best need a look before the training ends; "
+                "lower validation_interval (above 0) to max_epochs or less, or leave them out"
+            )
+        self.networks = dict(networks)
         self.evaluator = evaluator
         self.metric = metric
         self.patience = patience
         self.deploy = deploy
         self.best: float | None = None
-        self.weights: dict[str, torch.Tensor] = {}
+        self.weights: dict[str, dict[str, torch.Tensor]] = {}
         self.without_gain = 0
 
     def attach(self, engine: Engine) -> None:
@@ -155,7 +168,7 @@ class KeepBest:
         if self.best is None or value < self.best:
             self.best, self.without_gain = value, 0
             if self.deploy:
-                self.weights = {name: part.detach().cpu().clone() for name, part in self.network.state_dict().items()}
+                self.weights = {name: _copied(network) for name, network in self.networks.items()}
         else:
             self.without_gain += 1
 
@@ -165,8 +178,9 @@ class KeepBest:
             engine.terminate()
 
     def _deploy(self, engine: Engine) -> None:
-        if self.deploy and self.weights:
-            self.network.load_state_dict(self.weights)
+        if self.deploy:
+            for name, weights in self.weights.items():
+                self.networks[name].load_state_dict(weights)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what has been seen so far."""
@@ -175,3 +189,7 @@ class KeepBest:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what had been seen."""
         self.best, self.weights, self.without_gain = state["best"], dict(state["weights"]), state["without_gain"]
+
+
+def _copied(network: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: weights.detach().cpu().clone() for name, weights in network.state_dict().items()}

@@ -274,7 +274,7 @@ def test_other_sections_can_be_translated(configs: Path, dataset: Path, trained:
 def test_training_and_inference_agree(configs: Path) -> None:
     training, inference = (yaml.safe_load((configs / name).read_text()) for name in ("train.yaml", "inference.yaml"))
     del training["network_def"]["initialisation"]  # which matters before training only
-    shared = ("spacing", "crop_size", "ngf", "n_blocks", "antialias", "sites", "site", "context")
+    shared = ("spacing", "crop_size", "intensity", "ngf", "n_blocks", "antialias", "sites", "context", "agreed")
     for key in ("network_def", "channels", "default_site", "bundle_root", *shared):
         assert training[key] == inference[key], key
     in_training = {key: value for key, value in training["train"]["to_working_space"].items() if key != "label_keys"}
@@ -293,6 +293,7 @@ def test_training_and_inference_agree(configs: Path) -> None:
                 "structures",
                 "ring_mm",
                 "reference_section",
+                "reference_site",
                 "reference_preprocessing",
                 "real",
                 "one_grid",

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +58,11 @@ METHODS: dict[str, tuple[list[str], dict[str, Any]]] = {
     "cut, slabs": (CUT, {**NCE, "context": 1}),
     "cut, reversed": (CUT, {**NCE, "reverse": True}),
 }
-REFUSED = {"cut of unet": ([*CUT, "variant_unet_generator.yaml"], {**NCE, "n_halvings": 4})}
-RESUMED = ["cut", "qs global", "cut on a plateau", "cyclegan, structures", "cut, sites"]
+REFUSED = {
+    "unet, structures": (["variant_unet_generator.yaml", "variant_structure_terms.yaml"], {"n_halvings": 4}),
+    "cut of unet": ([*CUT, "variant_unet_generator.yaml"], {**NCE, "n_halvings": 4}),
+}
+RESUMED = ["cut", "fastcut", "qs global", "cyclegan, slabs", "cut on a plateau", "cyclegan, structures", "cut, sites"]
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -200,7 +206,11 @@ def test_the_weights_of_the_best_look_are_deployed_even_after_an_interruption(
     configs: Path, tiny_dataset: Path, tmp_path: Path
 ) -> None:
     settings = {"validation_interval": 1, "validation_slices": 6, "keep_best": True, "max_epochs": 4}
-    settings |= {"patience": 1, "learning_rate": 0.01}  # so rough a rate that not every look is better
+    settings |= {
+        "ema_momentum": 0.5,
+        "patience": 1,
+        "learning_rate": 0.01,
+    }  # so rough a rate that not every look is better
     finish(training(configs, tiny_dataset, tmp_path / "unbroken", "cyclegan", **settings))
     workflow = training(configs, tiny_dataset, tmp_path / "broken", "cyclegan", **settings)
     workflow.trainer.add_event_handler(Events.ITERATION_COMPLETED(once=4), interrupt)
@@ -210,7 +220,9 @@ def test_the_weights_of_the_best_look_are_deployed_even_after_an_interruption(
     unbroken, resumed = (torch.load(tmp_path / n / "model.pt", weights_only=True) for n in ("unbroken", "broken"))
     assert all(torch.equal(unbroken[key], resumed[key]) for key in unbroken)
     state = torch.load(tmp_path / "broken" / "checkpoints" / "training.pt", weights_only=True)["objects"]
-    assert all(torch.equal(value, state["best"]["weights"][key]) for key, value in unbroken.items())
+    assert all(torch.equal(value, state["best"]["weights"]["network"][key]) for key, value in unbroken.items())
+    back = torch.load(tmp_path / "broken" / "return_generator.pt", weights_only=True)
+    assert all(torch.equal(value, state["best"]["weights"]["return_network"][key]) for key, value in back.items())
     found = json.loads((tmp_path / "broken" / "history.json").read_text())["series"]["val_kernel_distance"]
     assert state["best"]["best"] == pytest.approx(min(found))
 
@@ -273,6 +285,14 @@ def test_weights_of_another_way_of_halving_are_refused(configs: Path, tiny_datas
         ("cut", {"nce_layers": [0, 4, 99]}, "feature layers .* rising numbers from 0 to 23"),
         ("unet", {"n_halvings": 6}, "multiples of 64"),
         ("cyclegan, sites", {"site": "ukm"}, "site 'ukm' is not among sites"),
+        ("cyclegan, sites", {"sites": ["etz", "ldn", "ukm"]}, "no target scan is of ukm"),
+        ("cyclegan, sites", {"reverse": True}, "sites are styles of hrT2"),
+        ("cyclegan", {"learn_sites": ["ukm"]}, "no source .* scans of ukm"),
+        ("unet", {"sites": ["etz", "ldn"]}, "U-Net generator knows one style"),
+        ("unet, structures", {}, "UNetGenerator has no numbered layers"),
+        ("cyclegan", {"keep_best": True, "validation_interval": 0}, "keep_best need a look"),
+        ("cyclegan", {"patience": 2, "validation_interval": 10}, "keep_best need a look"),
+        ("cyclegan", {"validation_slices": 1, "validation_interval": 1}, "raise validation_slices above 1"),
         ("cut of unet", {}, "UNetGenerator has no numbered layers"),
     ],
 )
@@ -285,6 +305,40 @@ def test_wrong_settings_stop_before_the_first_step(
     assert error is not None, caught.value
     assert re.search(message, str(error)), error
     assert not (tmp_path / "history.json").exists()
+
+
+def test_what_was_agreed_upon_in_training_is_asked_for_in_translation(
+    configs: Path, tiny_dataset: Path, tmp_path: Path
+) -> None:
+    """The order of the sites is what their numbers mean; weights of either order fit the network."""
+    finish(training(configs, tiny_dataset, tmp_path, "cyclegan, sites", max_epochs=1))
+    for changes, message in (
+        ({"sites": ["ldn", "etz"]}, r"trained with sites \['etz', 'ldn'\], but sites is \['ldn', 'etz'\]"),
+        ({"spacing": [1.0, 1.0, 1.5]}, r"trained with spacing \[1.6, 1.6, 1.5\]"),
+        ({"intensity": "slice_percentile"}, "trained with intensity minmax_percentile"),
+    ):
+        with pytest.raises(Exception, match=r".") as caught:
+            inference(configs, tiny_dataset, tmp_path, tmp_path / "out", "cyclegan, sites", **changes)
+        assert re.search(message, str(find_user_error(caught.value)))
+
+
+def test_without_looks_nothing_is_compared(configs: Path, tiny_dataset: Path, tmp_path: Path) -> None:
+    finish(training(configs, tiny_dataset, tmp_path, "cyclegan", validation_interval=0, validation_slices=1))
+    assert "val_kernel_distance" not in json.loads((tmp_path / "history.json").read_text())["series"]
+
+
+def test_one_sites_scans_teach_and_slices_may_be_scaled_one_by_one(
+    configs: Path, tiny_dataset: Path, tmp_path: Path
+) -> None:
+    settings = {"learn_sites": ["ldn"], "intensity": "slice_percentile", "max_epochs": 1}
+    workflow = training(configs, tiny_dataset, tmp_path, "cyclegan", **settings)
+    dataset = workflow.parser.get_parsed_content("train::dataset")
+    wanted = [item["case"] for item in load_datalist(tiny_dataset)["source"] if item["site"] == "ldn"]
+    assert {dataset.source.case(entry) for entry in range(len(dataset.source))} == set(wanted)
+    for entry in range(len(dataset.target)):  # every slice that shows anything fills the range
+        slab, _ = dataset.target.slab(entry)
+        assert (slab.min(), slab.max()) == (-1, 1)
+    finish(workflow)
 
 
 def test_a_site_must_be_named_to_be_rendered(configs: Path, tiny_dataset: Path, tmp_path: Path) -> None:
@@ -354,3 +408,29 @@ def test_overlays_of_cut_change_keys_of_cut(overlay: str, configs: Path) -> None
     keys = {key.lstrip("+") for key in yaml.safe_load((configs / overlay).read_text())}
     new = {key for key in keys if key not in resolved(configs, *CUT)}
     assert new == ({"qs_mode", "attention_layers"} if "qs" in overlay else set())
+
+
+@pytest.mark.slow
+def test_two_processes_keep_equal_weights_where_rates_follow_the_loss(
+    configs: Path, tiny_dataset: Path, tmp_path: Path, repository: Path
+) -> None:
+    """Each sees other slices and hence another loss; were each to follow its own, they would drift apart."""
+    names = ("train.yaml", "variant_cut.yaml", "variant_structure_terms.yaml", "variant_plateau.yaml")
+    files = str([str(configs / name) for name in (*names, "multi_gpu_train.yaml")])
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    settings = {**TINY, **TRAINING, **NCE, "max_epochs": 8, "plateau_patience": 0, "plateau_threshold": 0.1}
+    settings |= {"dataset_dir": str(tiny_dataset), "output_dir": str(tmp_path), "validation_interval": 4}
+    settings.pop("device")
+    arguments = [part for key, value in settings.items() for part in (f"--{key}", str(value))]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    command = [*launcher, "-m", "monai.bundle", "run", "--config_file", files, *arguments]
+    subprocess.run(command, cwd=repository, env=environment, check=True, timeout=300)
+    states = [
+        torch.load(tmp_path / "checkpoints" / f"training_{rank}.pt", weights_only=True)["objects"] for rank in (0, 1)
+    ]
+    for name in ("network", "target_discriminator", "projector", "structure_terms"):
+        assert all(torch.equal(value, states[1][name][key]) for key, value in states[0][name].items()), name
+    rates = [
+        [state[f"{name}_optimizer"]["param_groups"][0]["lr"] for state in states] for name in ("generator", "projector")
+    ]
+    assert all(first == second < 2e-4 for first, second in rates)

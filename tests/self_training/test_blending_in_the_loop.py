@@ -215,6 +215,7 @@ def test_a_run_without_blending_says_so_and_has_none(finished: Path, tmp_path: P
         ({"singan_training_settings": {"slice_index": 99}}, "has no slice_index 99; its slices are 0 to"),
         ({"singan_training_settings": {"structure": "intra"}}, "structure 'intra' is not in the labels"),
         ({"blending_weight": -1}, "blending_weight is -1"),
+        ({"singan_training_settings": {"iterations_per_scale": 30}}, "must be a multiple of epochs_per_scale 8"),
     ],
 )
 def test_what_would_stop_the_blending_is_found_before_any_training(

@@ -79,7 +79,7 @@ def looks(values: list[float], **options: Any) -> SimpleNamespace:
     """Run a training of an epoch per value, whose single weight is the epoch's number, with a look after each."""
     network = torch.nn.Linear(1, 1)
     evaluator = Engine(lambda *_: None)
-    best = KeepBest(network, evaluator, metric="distance", **options)
+    best = KeepBest({"network": network}, evaluator, metric="distance", **options)
     trainer = Engine(lambda *_: None)
 
     def learn(engine: Engine) -> None:
@@ -110,10 +110,33 @@ def test_training_stops_after_the_looks_of_patience_without_gain() -> None:
 def test_a_training_that_had_stopped_does_not_go_on_when_it_is_resumed() -> None:
     state = looks([1.0, 2.0, 3.0], patience=2).best.state_dict()
     trainer, evaluator = Engine(lambda *_: None), Engine(lambda *_: None)
-    best = KeepBest(torch.nn.Linear(1, 1), evaluator, patience=2)
+    best = KeepBest({"network": torch.nn.Linear(1, 1)}, evaluator, patience=2)
     best.load_state_dict(state)
     best.attach(trainer)
     done = []
     trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda: done.append(1))
     trainer.run([0], max_epochs=3)
     assert done == []
+
+
+def test_two_networks_are_deployed_as_they_were_at_the_same_look() -> None:
+    networks = {name: torch.nn.Linear(1, 1) for name in ("network", "return_network")}
+    evaluator, trainer = Engine(lambda *_: None), Engine(lambda *_: None)
+    KeepBest(networks, evaluator, metric="distance", deploy=True).attach(trainer)
+
+    def learn(engine: Engine) -> None:
+        for factor, network in enumerate(networks.values(), start=1):
+            network.weight.data.fill_(factor * engine.state.epoch)
+        evaluator.state.metrics["distance"] = [3.0, 1.0, 2.0][engine.state.epoch - 1]
+        evaluator.fire_event(Events.COMPLETED)
+
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, learn)
+    trainer.run([0], max_epochs=3)
+    assert [network.weight.item() for network in networks.values()] == [2, 4]
+
+
+@pytest.mark.parametrize("wish", [{"deploy": True}, {"patience": 3}])
+def test_what_needs_a_look_is_refused_where_there_will_be_none(wish: dict[str, Any]) -> None:
+    with pytest.raises(CrossmodaError, match="patience and keep_best need a look"):
+        KeepBest({}, Engine(lambda *_: None), looks=0, **wish)
+    KeepBest({}, Engine(lambda *_: None), looks=0)

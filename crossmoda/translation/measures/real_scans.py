@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from monai.transforms import Compose
 
+from crossmoda.data.datalist import load_datalist
 from crossmoda.data.volumes import spacing_mm
 from crossmoda.errors import CrossmodaError
 from crossmoda.translation.items import section_items
@@ -45,16 +46,22 @@ class RealScans:
         return float(np.median(self.heights_mm))
 
 
-def real_scans(dataset_dir: str | Path, section: str | None, preprocessing: Callable[[Item], Item]) -> RealScans | None:
+def real_scans(
+    dataset_dir: str | Path,
+    section: str | None,
+    preprocessing: Callable[[Item], Item],
+    site: str | None = None,
+) -> RealScans | None:
     """Describe the real hrT2 scans of a data set's section, one prepared at a time; None without a section.
 
     Args:
         dataset_dir: a dataset folder or a datalist JSON.
         section: target or validation, or None to do without.
         preprocessing: brings ``image`` of a scan to (1, X, Y, Z) in [-1, 1].
+        site: leave out the scans of other sites; None takes all.
 
     Raises:
-        CrossmodaError: the section is unknown or empty.
+        CrossmodaError: the section is unknown or empty, or has no scan of the site.
     """
     if section is None:
         return None
@@ -62,6 +69,11 @@ def real_scans(dataset_dir: str | Path, section: str | None, preprocessing: Call
         items = section_items(dataset_dir, section)
     except CrossmodaError as error:
         raise CrossmodaError(f"reference_section: {error}, or do without with --reference_section None") from error
+    if site is not None:
+        sites = {item["case"]: item.get("site") for item in load_datalist(dataset_dir)[section]}
+        items = [item for item in items if sites[item["case"]] == site]
+        if not items:
+            raise CrossmodaError(f"reference_site: section '{section}' has no scan of {site}; name another, or null")
     return describe_scans(items, preprocessing)
 
 

@@ -1,0 +1,67 @@
+"""The comparison of translators, as a command, on a data set of a few thousand voxels."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+SIZE: dict[str, Any] = {
+    "phantom": None,
+    "shared": {"spacing": [1.6, 1.6, 3.0], "crop_size": [48, 32], "ngf": 4, "n_blocks": 1, "num_workers": 0},
+    "train": {"ndf": 4, "patch_size": [48, 32], "iterations_per_epoch": 1, "max_epochs": 1, "minimum_foreground": 0.0},
+    "evaluate": {"structures": ["vs", "cochlea"]},
+}
+NCE = {"nce_layers": [0, 4, 8], "patches": 8, "projection_width": 4}
+METHODS: dict[str, Any] = {
+    "CycleGAN of sites, ldn": {"shared": {"sites": ["ldn", "etz"], "site": "ldn"}},
+    "CycleGAN of sites, etz": {
+        "weights_of": "CycleGAN of sites, ldn",
+        "shared": {"sites": ["ldn", "etz"], "site": "etz"},
+    },
+    "CUT": {"train_overlays": ["variant_cut.yaml"], "train": NCE, "shared": {"antialias": True}},
+    "of a site that is not there": {"shared": {"sites": ["ukm"], "site": "ukm"}},
+}
+
+
+def compare(repository: Path, config: Path, dataset: Path, output: Path, *options: str) -> str:
+    command = [sys.executable, "scripts/compare_translators.py", "--config", str(config), "--size", "tiny"]
+    places = ["--dataset", str(dataset), "--output_dir", str(output), *options]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        [*command, *places], cwd=repository, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("config") / "translators.yaml"
+    path.write_text(yaml.safe_dump({"sizes": {"tiny": SIZE}, "methods": METHODS}, sort_keys=False))
+    return path
+
+
+def test_every_method_is_trained_measured_and_shown_once(
+    repository: Path, config: Path, tiny_dataset: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "translators"
+    printed = compare(repository, config, tiny_dataset, output)
+    rows = json.loads((output / "comparison.json").read_text())
+    assert list(rows) == [*list(METHODS)[:3], "no translation", "true hrT2", "real hrT2 of others"]
+    assert rows["CUT"]["minutes"] > 0
+    assert rows["CycleGAN of sites, etz"]["minutes"] is None  # the other row's weights
+    measures = ("contrast_vs", "edges_cochlea", "flicker", "frechet_distance")
+    assert all(isinstance(rows[name][key], float) for name in list(METHODS)[:3] for key in measures)
+    assert rows["CycleGAN of sites, ldn"] != rows["CycleGAN of sites, etz"]
+    assert (output / "comparison.png").stat().st_size > 5_000
+    assert (output / "comparison.md").read_text() in printed
+    before = {path: path.stat().st_mtime_ns for path in output.rglob("*.pt")}
+    compare(repository, config, tiny_dataset, output)
+    assert {path: path.stat().st_mtime_ns for path in output.rglob("*.pt")} == before
