@@ -88,7 +88,8 @@ class SliceKernelDistance(CumulativeIterationMetric):
 
     def aggregate(self) -> torch.Tensor:
         """Return the distance of all slices so far, a scalar."""
-        features = torch.as_tensor(self.get_buffer())
+        # Every process translates all slices with the same weights; MONAI puts what they found one after another.
+        features = torch.as_tensor(self.get_buffer())[: len(self.cases)]
         several = min(len(set(self.cases)), len(set(self.real_cases))) > 1
         cases = (self.cases, self.real_cases) if several else (None, None)
         return torch.tensor(kernel_distance(features, self.real, *cases))
