@@ -24,19 +24,22 @@ import nibabel as nib
 import numpy as np
 import torch
 import yaml
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 from crossmoda.data.datalist import load_datalist, save_datalist
 from crossmoda.data.phantom import write_phantom_dataset
 from crossmoda.data.volumes import read_volume
 from crossmoda.errors import CrossmodaError, find_user_error
-from crossmoda.files import read_json, write_json, write_text
+from crossmoda.files import atomic_path, read_json, write_json, write_text
 from crossmoda.labels import VS
 from crossmoda.preprocessing import ScaleByPercentiles
 from crossmoda.self_training import BundleUse
 from crossmoda.self_training.steps import Step, StepFolder
-from crossmoda.translation.evaluation_pictures import Picture, draw_pictures
+from crossmoda.translation.evaluation_pictures import Picture, draw_slice
 from crossmoda.translation.items import evaluation_items
 
+COLUMNS = 4  # of the picture
 BUNDLE = "bundles/cet1_to_hrt2_translation"
 KINDS = ("cet1", "truth", "real")  # what the first method's evaluation says of images that no method made
 NAMES = {"cet1": "no translation", "truth": "true hrT2", "real": "real hrT2 of others"}
@@ -177,9 +180,6 @@ def write_comparison(output: Path, names: list[str], data: Path, truth: Path | N
         name: read_json(output / folder_name(name) / "evaluation" / "metrics.json")["measures"] for name in done
     }
     rows = {name: of_kind(measures, "translation") for name, measures in measured.items()}
-    for name in done:
-        manifest = read_json(output / folder_name(name) / "manifest.json")["steps"]
-        rows[name]["minutes"] = manifest["translator"]["seconds"] / 60 if "translator" in manifest else None
     for kind in KINDS:
         rows[NAMES[kind]] = of_kind(measured[done[0]], kind)
     write_json(output / "comparison.json", rows)
@@ -198,11 +198,10 @@ def of_kind(measures: Mapping[str, Any], kind: str) -> dict[str, Any]:
 def markdown(rows: Mapping[str, Mapping[str, Any]]) -> str:
     """Return the rows as a table, without columns in which nothing was measured."""
     columns = {key: title for key, title in MEASURES.items() if any(key in row for row in rows.values())}
-    titles = ["method", "minutes", *(title for title, _ in columns.values())]
+    titles = ["method", *(title for title, _ in columns.values())]
     lines = [titles, ["---"] * len(titles)]
     for name, row in rows.items():
-        minutes = f"{row['minutes']:.1f}" if row.get("minutes") else ""
-        lines.append([name, minutes, *(number(row.get(key), digits) for key, (_, digits) in columns.items())])
+        lines.append([name, *(number(row.get(key), digits) for key, (_, digits) in columns.items())])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
@@ -211,13 +210,25 @@ def number(value: float | None, digits: int) -> str:
     return "" if value is None else f"{value:.{digits}f}"
 
 
-def draw_comparison(output: Path, names: list[str], data: Path, truth: Path | None, cases: int = 3) -> None:
-    """Draw a slice through the largest section of the VS of some cases, a row each, and a column per method."""
+def draw_comparison(output: Path, names: list[str], data: Path, truth: Path | None, cases: int = 2) -> None:
+    """Draw the slice of some cases that shows most of the VS: ceT1, every method, true hrT2, four in a row."""
     items = [item for item in evaluation_items(data, "source", truth) if item.get("structures")]
     chosen = [items[index] for index in sorted({int(i) for i in np.linspace(0, len(items) - 1, cases)})]
-    titles = {"ceT1": "ceT1", **{name: name.replace(", ", ",\n") for name in names}, "true hrT2": "true hrT2"}
-    pictures = [picture_of(item, output, names) for item in chosen]
-    draw_pictures(output / "comparison.png", pictures, titles, width_inches=1.6)
+    kinds = ["ceT1", *names, "true hrT2"]
+    rows = [kinds[start : start + COLUMNS] for start in range(0, len(kinds), COLUMNS)]
+    lines = [(picture, row) for picture in (picture_of(item, output, names) for item in chosen) for row in rows]
+    figure = Figure(figsize=(2.6 * COLUMNS, 2.2 * len(lines)), layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(len(lines), COLUMNS, squeeze=False)
+    for axes_row, (picture, row) in zip(grid, lines, strict=True):
+        for axes in axes_row:
+            axes.set_axis_off()
+        for axes, kind in zip(axes_row, row, strict=False):
+            if kind in picture.images:
+                draw_slice(axes, picture, kind)
+                axes.set_title(kind, fontsize=9)
+    with atomic_path(output / "comparison.png") as partial:
+        figure.savefig(partial, dpi=80, metadata={"Software": None})
 
 
 def picture_of(item: Mapping[str, Any], output: Path, names: list[str]) -> Picture:

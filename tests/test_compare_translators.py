@@ -55,8 +55,6 @@ def test_every_method_is_trained_measured_and_shown_once(
     printed = compare(repository, config, tiny_dataset, output)
     rows = json.loads((output / "comparison.json").read_text())
     assert list(rows) == [*list(METHODS)[:3], "no translation", "true hrT2", "real hrT2 of others"]
-    assert rows["CUT"]["minutes"] > 0
-    assert rows["CycleGAN of sites, etz"]["minutes"] is None  # the other row's weights
     measures = ("contrast_vs", "edges_cochlea", "flicker", "frechet_distance")
     assert all(isinstance(rows[name][key], float) for name in list(METHODS)[:3] for key in measures)
     assert rows["CycleGAN of sites, ldn"] != rows["CycleGAN of sites, etz"]

@@ -67,38 +67,26 @@ class CutPicturesd(Transform):
         return d
 
 
-def draw_pictures(
-    path: Path,
-    pictures: Sequence[Picture],
-    titles: Mapping[str, str] = TITLES,
-    width_inches: float = _WIDTH_INCHES,
-) -> None:
-    """Write a PNG with a row a picture, in the radiological view: anterior up, the patient's right on the left.
-
-    Args:
-        path: of the PNG.
-        pictures: at least one; their slices have RAS axes.
-        titles: kind of image -> title of its column, from left to right.
-        width_inches: of a column.
-    """
-    columns = [kind for kind in titles if any(kind in picture.images for picture in pictures)]
+def draw_pictures(path: Path, pictures: Sequence[Picture]) -> None:
+    """Write a PNG with a row a picture, in the radiological view: anterior up, the patient's right on the left."""
+    columns = [kind for kind in TITLES if any(kind in picture.images for picture in pictures)]
     width, height = next(iter(pictures[0].images.values())).shape
-    tall = width_inches * height / width * pictures[0].aspect
-    figure = Figure(figsize=(width_inches * len(columns), tall * len(pictures) + 0.4), layout="constrained")
+    tall = _WIDTH_INCHES * height / width * pictures[0].aspect
+    figure = Figure(figsize=(_WIDTH_INCHES * len(columns), tall * len(pictures) + 0.4), layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.subplots(len(pictures), len(columns), squeeze=False)
     for row, picture in zip(grid, pictures, strict=True):
         for axes, kind in zip(row, columns, strict=True):
-            _draw(axes, picture, kind)
+            draw_slice(axes, picture, kind)
         row[0].set_ylabel(picture.title, fontsize=7)
     for axes, kind in zip(grid[0], columns, strict=True):
-        axes.set_title(titles[kind], fontsize=9)
+        axes.set_title(TITLES[kind], fontsize=9)
     with atomic_path(path) as partial:
         figure.savefig(partial, dpi=110, metadata={"Software": None})
 
 
-def _draw(axes: Any, picture: Picture, kind: str) -> None:
-    """Draw one slice with the outlines of its structures."""
+def draw_slice(axes: Any, picture: Picture, kind: str) -> None:
+    """Draw one kind of image of a picture, if it has it, with the outlines of its structures."""
     axes.set_xticks([])
     axes.set_yticks([])
     if kind in picture.images:
