@@ -105,13 +105,17 @@ def rows() -> list[Row]:
     """Return what to time."""
     precisions = (("float32", False), ("bfloat16", True))
     found = [Row("phantom: one hrT2 volume of 272x160x40", "float32", partial(_as_it_is, phantom_volume))]
-    sizes = {method: 128 for method in METHODS} | {"QS-Attn global": 256}  # 64 x 64 positions of attention
+    sizes = dict.fromkeys(METHODS, 128)
+    sizes |= {
+        "QS-Attn global": 256,
+        "CycleGAN of U-Nets": 256,
+    }  # 64 x 64 positions of attention; as eight halvings need
     for method, size in sizes.items():
-        what = f"translator: {method} step, one {size}x{size} slice, ngf 64"
+        what = f"translator: {method} step, slice of {size}x{size}"
         found.append(Row(what, "plain float32", partial(translator_step, method, size, True, False)))
         found += [Row(what, name, partial(translator_step, method, size, False, amp)) for name, amp in precisions]
     for name in ("ResNet-9", "ResNet-9 antialiased", "U-Net-256"):
-        what = f"translator: 256x256x16 volume, {name}, ngf 64"
+        what = f"translator: volume of 256x256x16, {name}"
         for at_once in (1, 8):
             how = f"{at_once} at once, "
             found += [Row(what, how + p, partial(translated_volume, name, at_once, amp)) for p, amp in precisions]
@@ -154,9 +158,8 @@ def adam(*networks: torch.nn.Module) -> torch.optim.Adam:
 
 
 def cyclegan(method: str, autocast: bool, device: torch.device) -> CycleGANTrainer:
-    """Return a trainer of CycleGAN at the paper's sizes; the U-Net halves 7 times, as slices of 128 pixels allow."""
-    unet = "U-Net" in method
-    generators = [(UNetGenerator(n_halvings=7) if unet else ResNetGenerator()).to(device) for _ in range(2)]
+    """Return a trainer of CycleGAN at the paper's sizes."""
+    generators = [(UNetGenerator() if "U-Net" in method else ResNetGenerator()).to(device) for _ in range(2)]
     discriminators = [PatchGAN().to(device) for _ in range(2)]
     optimizers = adam(*generators), adam(*discriminators)
     parts = (*generators, *discriminators, *optimizers, CycleGANLoss(), ImagePool(), ImagePool())
