@@ -181,7 +181,8 @@ def write_comparison(output: Path, names: list[str], data: Path, truth: Path | N
     }
     rows = {name: of_kind(measures, "translation") for name, measures in measured.items()}
     for kind in KINDS:
-        rows[NAMES[kind]] = of_kind(measured[done[0]], kind)
+        if found := of_kind(measured[done[0]], kind):
+            rows[NAMES[kind]] = found
     write_json(output / "comparison.json", rows)
     table = markdown(rows)
     write_text(output / "comparison.md", table)
@@ -214,7 +215,7 @@ def draw_comparison(output: Path, names: list[str], data: Path, truth: Path | No
     """Draw the slice of some cases that shows most of the VS: ceT1, every method, true hrT2, four in a row."""
     items = [item for item in evaluation_items(data, "source", truth) if item.get("structures")]
     chosen = [items[index] for index in sorted({int(i) for i in np.linspace(0, len(items) - 1, cases)})]
-    kinds = ["ceT1", *names, "true hrT2"]
+    kinds = ["ceT1", *names, *(["true hrT2"] if truth else [])]
     rows = [kinds[start : start + COLUMNS] for start in range(0, len(kinds), COLUMNS)]
     lines = [(picture, row) for picture in (picture_of(item, output, names) for item in chosen) for row in rows]
     figure = Figure(figsize=(2.6 * COLUMNS, 2.2 * len(lines)), layout="constrained")
