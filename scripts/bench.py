@@ -149,7 +149,7 @@ def translator_step(method: str, size: int, plain: bool, autocast: bool, device:
     trainer: Any = cyclegan(method, autocast, device) if cyclic else cut(method, autocast, device)
     source, target = (torch.rand(1, 1, size, size, device=device) * 2 - 1 for _ in range(2))
     step = cyclegan_step if cyclic else cut_step
-    return partial(step, trainer, source, target) if plain else partial(trainer.update, source, target)
+    return partial(step, trainer, source, target) if plain else partial(trainer.learn, source, target)
 
 
 def adam(*networks: torch.nn.Module) -> torch.optim.Adam:
@@ -162,8 +162,9 @@ def cyclegan(method: str, autocast: bool, device: torch.device) -> CycleGANTrain
     generators = [(UNetGenerator() if "U-Net" in method else ResNetGenerator()).to(device) for _ in range(2)]
     discriminators = [PatchGAN().to(device) for _ in range(2)]
     optimizers = adam(*generators), adam(*discriminators)
-    parts = (*generators, *discriminators, *optimizers, CycleGANLoss(), ImagePool(), ImagePool())
-    return CycleGANTrainer(device, 1, [0], *parts, inferer=AutocastInferer(enabled=autocast))  # type: ignore[arg-type]
+    parts: Any = (*generators, *discriminators, *optimizers, CycleGANLoss(), ImagePool(), ImagePool())
+    share_casts = "U-Net" in method  # as its overlay has it
+    return CycleGANTrainer(*parts, **training(autocast, device), share_casts=share_casts)
 
 
 def cut(method: str, autocast: bool, device: torch.device) -> CUTTrainer:
@@ -175,7 +176,13 @@ def cut(method: str, autocast: bool, device: torch.device) -> CUTTrainer:
     projector = PatchProjector(generator.feature_channels(NCE_LAYERS), choices).to(device)
     loss = CUTLoss(nce_weight=10.0, identity=False) if method == "FastCUT" else CUTLoss()
     parts = (generator, discriminator, projector, adam(generator), adam(discriminator), adam(projector), loss)
-    return CUTTrainer(device, 1, [0], *parts, inferer=AutocastInferer(enabled=autocast))  # type: ignore[arg-type]
+    return CUTTrainer(*parts, **training(autocast, device))
+
+
+def training(autocast: bool, device: torch.device) -> dict[str, Any]:
+    """Return what every trainer needs besides its networks; its steps are called directly, not through an engine."""
+    inferer = AutocastInferer(enabled=autocast)
+    return {"device": device, "max_epochs": 1, "train_data_loader": [0], "inferer": inferer}
 
 
 def translated_volume(name: str, slices_at_once: int, autocast: bool, device: torch.device) -> Work:

@@ -14,7 +14,6 @@ import os
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # before PyTorch is imported; see the Makefile
 
 import logging
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ from matplotlib.figure import Figure
 from crossmoda.data.datalist import load_datalist, save_datalist
 from crossmoda.data.phantom import write_phantom_dataset
 from crossmoda.data.volumes import read_volume
-from crossmoda.errors import CrossmodaError, find_user_error
+from crossmoda.errors import CrossmodaError, report_in_one_line
 from crossmoda.files import atomic_path, read_json, write_json, write_text
 from crossmoda.labels import VS
 from crossmoda.preprocessing import ScaleByPercentiles
@@ -257,10 +256,5 @@ def upright(path: str | Path) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    try:
-        fire.Fire(main)
-    except Exception as error:
-        user_error = find_user_error(error)
-        if user_error is None:
-            raise
-        sys.exit(f"error: {user_error}")
+    report_in_one_line()
+    fire.Fire(main)

@@ -13,7 +13,6 @@ import os
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # before PyTorch is imported; see the Makefile
 
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ import torch
 
 from crossmoda.data.datalist import save_datalist
 from crossmoda.data.volumes import read_volume, same_grid
-from crossmoda.errors import CrossmodaError, find_user_error
+from crossmoda.errors import CrossmodaError, report_in_one_line
 from crossmoda.files import read_json
 from crossmoda.labels import VS
 from crossmoda.self_training import current_segmenter, load_run
@@ -112,10 +111,5 @@ def report(run: Path) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        fire.Fire(main)
-    except Exception as error:
-        user_error = find_user_error(error)
-        if user_error is None:
-            raise
-        sys.exit(f"error: {user_error}")
+    report_in_one_line()
+    fire.Fire(main)

@@ -12,14 +12,12 @@ from typing import Any
 import torch
 from torch import nn
 from torch.optim import Optimizer
-from torch.utils.data import DataLoader
 
 from crossmoda.translation.generators import Generator
 from crossmoda.translation.losses import CUTLoss
 from crossmoda.translation.patch_samplers import PatchProjector, Route
-from crossmoda.translation.trainer import TranslationTrainer, frozen
+from crossmoda.translation.trainer import Losses, TranslationTrainer, frozen
 
-Losses = dict[str, torch.Tensor]
 Maps = list[torch.Tensor]
 
 _LEFT_RIGHT = 2  # axis x of (B, C, X, Y)
@@ -34,10 +32,7 @@ class CUTTrainer(TranslationTrainer):
     they are what a second pass would give.
 
     Args:
-        device: where the networks are and the batches go.
-        max_epochs: epochs to train.
-        train_data_loader: yields ``{"source", "target"}`` slices (B, C, X, Y), both of one shape, in [-1, 1].
-        network: generator from source to target.
+        network: generator from source to target, the one to deploy.
         discriminator: judges slices of the target modality.
         projector: chooses patches of the generator's features and projects them.
         generator_optimizer: over the generator's weights.
@@ -47,15 +42,11 @@ class CUTTrainer(TranslationTrainer):
         nce_layers: layers of the generator whose features are compared, in rising order.
         flip_equivariance: translate the slices mirrored in every second batch or so, and compare the features of the
             mirrored translation, mirrored back, with those of the slice itself (FastCUT).
-        options: further arguments of ``TranslationTrainer``: ``inferer``, ``structure_terms``, ``epoch_length``,
-            ``train_handlers``.
+        training: arguments of ``TranslationTrainer``: ``device``, ``max_epochs``, ``train_data_loader`` and so on.
     """
 
     def __init__(
         self,
-        device: str | torch.device,
-        max_epochs: int,
-        train_data_loader: DataLoader,
         network: Generator,
         discriminator: nn.Module,
         projector: PatchProjector,
@@ -65,10 +56,9 @@ class CUTTrainer(TranslationTrainer):
         loss_function: CUTLoss,
         nce_layers: Sequence[int] = (0, 4, 8, 12, 16),
         flip_equivariance: bool = False,
-        **options: Any,
+        **training: Any,
     ) -> None:
-        super().__init__(device, max_epochs, train_data_loader, network, **options)
-        self.network: Generator = network
+        super().__init__(network, **training)
         self.discriminator = discriminator
         self.projector = projector
         self.generator_optimizer = generator_optimizer

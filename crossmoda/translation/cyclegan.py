@@ -7,14 +7,11 @@ from typing import Any
 import torch
 from torch import nn
 from torch.optim import Optimizer
-from torch.utils.data import DataLoader
 
 from crossmoda.translation.generators import Generator
 from crossmoda.translation.image_pool import ImagePool
 from crossmoda.translation.losses import CycleGANLoss
-from crossmoda.translation.trainer import TranslationTrainer, frozen
-
-Losses = dict[str, torch.Tensor]
+from crossmoda.translation.trainer import Losses, TranslationTrainer, frozen
 
 
 class CycleGANTrainer(TranslationTrainer):
@@ -25,9 +22,6 @@ class CycleGANTrainer(TranslationTrainer):
     moment share a forward call; since every normalisation is per slice, the losses are those of separate calls.
 
     Args:
-        device: where the networks are and the batches go.
-        max_epochs: epochs to train.
-        train_data_loader: yields ``{"source", "target"}`` slices (B, C, X, Y), both of one shape, in [-1, 1].
         network: generator from source to target, the one to deploy.
         return_network: generator from target to source.
         target_discriminator: judges slices of the target modality.
@@ -37,15 +31,11 @@ class CycleGANTrainer(TranslationTrainer):
         loss_function: weighs the terms.
         target_pool: earlier translations into the target modality.
         source_pool: earlier translations into the source modality.
-        options: further arguments of ``TranslationTrainer``: ``inferer``, ``structure_terms``, ``epoch_length``,
-            ``train_handlers``.
+        training: arguments of ``TranslationTrainer``: ``device``, ``max_epochs``, ``train_data_loader`` and so on.
     """
 
     def __init__(
         self,
-        device: str | torch.device,
-        max_epochs: int,
-        train_data_loader: DataLoader,
         network: Generator,
         return_network: nn.Module,
         target_discriminator: nn.Module,
@@ -55,10 +45,9 @@ class CycleGANTrainer(TranslationTrainer):
         loss_function: CycleGANLoss,
         target_pool: ImagePool,
         source_pool: ImagePool,
-        **options: Any,
+        **training: Any,
     ) -> None:
-        super().__init__(device, max_epochs, train_data_loader, network, **options)
-        self.network: Generator = network
+        super().__init__(network, **training)
         self.return_network = return_network
         self.target_discriminator = target_discriminator
         self.source_discriminator = source_discriminator

@@ -33,7 +33,8 @@ def make_trainer(data: list[Any] | None = None, **options: Any) -> CycleGANTrain
     loss = options.pop("loss_function", CycleGANLoss())
     loader = DataLoader(data or [0], batch_size=2)
     pools = [ImagePool(size=3, seed=seed) for seed in (1, 2)]
-    return CycleGANTrainer("cpu", 1, loader, *generators, *discriminators, *optimizers, loss, *pools, **options)
+    training = {"device": "cpu", "max_epochs": 1, "train_data_loader": loader, **options}
+    return CycleGANTrainer(*generators, *discriminators, *optimizers, loss, *pools, **training)
 
 
 @pytest.fixture

@@ -44,7 +44,8 @@ def make_trainer(
     loss = options.pop("loss_function", CUTLoss())
     loader = DataLoader(data or [0], batch_size=2)
     networks = (generator, discriminator, projector)
-    return CUTTrainer("cpu", 1, loader, *networks, *optimizers, loss, nce_layers=LAYERS, **options)
+    training = {"device": "cpu", "max_epochs": 1, "train_data_loader": loader, **options}
+    return CUTTrainer(*networks, *optimizers, loss, nce_layers=LAYERS, **training)
 
 
 EVERY_PIXEL = RandomPatches(10_000)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from crossmoda.engines import AutocastInferer, NonFiniteLossStop
 from crossmoda.errors import CrossmodaError
@@ -25,6 +26,20 @@ def slices(seed: int) -> torch.Tensor:
 def pairs(count: int) -> list[dict[str, Any]]:
     cases = {"source": {"case": "ldn_1"}, "target": {"case": "etz_9"}}
     return [{"source": slices(i)[0], "target": slices(50 + i)[0], "cases": cases} for i in range(count)]
+
+
+class CastsOfWeights(TorchDispatchMode):
+    """Count the casts of a network's weight matrices to bfloat16; ``each`` is how many matrices it has."""
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        super().__init__()
+        self.places = {weights.data_ptr() for weights in network.parameters() if weights.ndim == 4}
+        self.each, self.count = len(self.places), 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten._to_copy.default and args[0].data_ptr() in self.places:
+            self.count += 1
+        return func(*args, **(kwargs or {}))
 
 
 def test_a_step_equals_the_plain_computation(trainer_factory: Factory) -> None:
@@ -63,6 +78,30 @@ def test_without_identity_weight_the_identity_is_not_computed(trainer_factory: F
     trainer = trainer_factory(loss_function=CycleGANLoss(identity_weight=0.0))
     losses, _ = trainer.update(slices(1), slices(2))
     assert not any("identity" in name for name in losses)
+
+
+def test_shared_casts_cast_each_weight_once_per_update_and_see_every_optimizer_step(trainer_factory: Factory) -> None:
+    def learned(share_casts: bool) -> tuple[CastsOfWeights, list[dict[str, torch.Tensor]]]:
+        trainer = trainer_factory(inferer=AutocastInferer(enabled=True), share_casts=share_casts)
+        with CastsOfWeights(trainer.network) as casts:
+            return casts, [trainer.learn(slices(1), slices(2))[0] for _ in range(3)]
+
+    (apart, wanted), (shared, found) = learned(False), learned(True)
+    assert apart.count == 3 * 2 * shared.each  # each generator translates slices, then slices that were translated
+    assert shared.count == 3 * shared.each
+    for exact, rough in zip(
+        wanted, found, strict=True
+    ):  # a cast kept for the next step would leave losses as they were
+        for name, value in exact.items():
+            torch.testing.assert_close(rough[name], value, rtol=0.02, atol=0.01)
+    assert any(abs(float(found[2][name] - found[0][name])) > 0.05 for name in found[0])
+
+
+def test_gradients_take_no_memory_between_updates(trainer_factory: Factory) -> None:
+    trainer = trainer_factory()
+    trainer.learn(slices(1), slices(2))
+    networks = (trainer.network, trainer.return_network, trainer.target_discriminator, trainer.source_discriminator)
+    assert all(weights.grad is None for network in networks for weights in network.parameters())
 
 
 def test_autocast_gives_nearly_the_losses_of_float32(trainer_factory: Factory) -> None:
