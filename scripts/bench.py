@@ -39,6 +39,8 @@ from crossmoda.translation.inferers import SlabInferer
 from crossmoda.translation.losses import CUTLoss, CycleGANLoss
 from crossmoda.translation.patch_samplers import ATTENTION, PatchProjector, RandomPatches, attended
 from crossmoda.translation.plain import cut_step, cyclegan_step
+from crossmoda.translation.singan import NoiseSource, SinGAN
+from crossmoda.translation.singan_training import ScaleInTraining, SinGANTrainer
 
 SPACING_MM = (0.5, 0.5, 1.5)
 NCE_LAYERS = (0, 4, 8, 12, 16)
@@ -114,9 +116,11 @@ def rows() -> list[Row]:
         what = f"translator: {method} step, slice of {size}x{size}"
         found.append(Row(what, "plain float32", partial(translator_step, method, size, True, False)))
         found += [Row(what, name, partial(translator_step, method, size, False, amp)) for name, amp in precisions]
-    for name in ("ResNet-9", "ResNet-9 antialiased", "U-Net-256"):
+    what = "translator: SinGAN iteration, finest scale of 96x96"
+    found += [Row(what, name, partial(singan_iteration, amp)) for name, amp in precisions]
+    for name, fewest in (("ResNet-9", 1), ("ResNet-9 antialiased", 1), ("U-Net-256", 4)):  # as the bundle has them
         what = f"translator: volume of 256x256x16, {name}"
-        for at_once in (1, 8):
+        for at_once in (fewest, 8):
             how = f"{at_once} at once, "
             found += [Row(what, how + p, partial(translated_volume, name, at_once, amp)) for p, amp in precisions]
     for what, build in (
@@ -183,6 +187,19 @@ def training(autocast: bool, device: torch.device) -> dict[str, Any]:
     """Return what every trainer needs besides its networks; its steps are called directly, not through an engine."""
     inferer = AutocastInferer(enabled=autocast)
     return {"device": device, "max_epochs": 1, "train_data_loader": [0], "inferer": inferer}
+
+
+def singan_iteration(autocast: bool, device: torch.device) -> Work:
+    """Return three steps of the discriminator and three of the generator of a SinGAN's finest scale."""
+    noise, batch = NoiseSource(0), {"image": torch.rand(1, 1, 96, 96) * 2 - 1}
+    network = SinGAN((96, 96)).to(device)
+    scale = ScaleInTraining(network, noise)
+    for finished in range(network.scales - 1):
+        scale.begin(finished)
+    inferer = AutocastInferer(enabled=autocast)
+    trainer = SinGANTrainer(device, [0], network, scale, noise, inferer=inferer)  # type: ignore[arg-type]
+    trainer.state.iteration = (network.scales - 1) * trainer.iterations_per_scale + 1
+    return partial(trainer._iteration, trainer, batch)
 
 
 def translated_volume(name: str, slices_at_once: int, autocast: bool, device: torch.device) -> Work:

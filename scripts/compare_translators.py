@@ -40,8 +40,8 @@ from crossmoda.translation.items import evaluation_items
 
 COLUMNS = 4  # of the picture
 BUNDLE = "bundles/cet1_to_hrt2_translation"
-KINDS = ("cet1", "truth", "real")  # what the first method's evaluation says of images that no method made
-NAMES = {"cet1": "no translation", "truth": "true hrT2", "real": "real hrT2 of others"}
+KINDS = ("input", "truth", "real")  # what the first method's evaluation says of images that no method made
+NAMES = {"input": "no translation", "truth": "true hrT2", "real": "real hrT2 of others"}
 MEASURES = {  # in the columns' order: title and digits
     "psnr_db": ("PSNR, dB", 1),
     "ssim": ("SSIM", 3),

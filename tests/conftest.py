@@ -20,6 +20,15 @@ def repository() -> Path:
     return REPOSITORY
 
 
+@pytest.fixture(scope="module")
+def in_the_repository() -> Iterator[None]:
+    """The project's root as the current folder, from which the bundles name each other."""
+    before = Path.cwd()
+    os.chdir(REPOSITORY)
+    yield
+    os.chdir(before)
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of the few real volumes, or a visible skip where they are absent."""

@@ -27,7 +27,8 @@ class AutocastInferer(Inferer):
 
     def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Return ``inferer(inputs, network)``; tensors in lists, tuples and dictionaries are float32 as well."""
-        with torch.autocast(inputs.device.type, dtype=torch.bfloat16, enabled=self.enabled):
+        kept = torch.is_grad_enabled()  # casts of weights; without gradients each is used once a call
+        with torch.autocast(inputs.device.type, dtype=torch.bfloat16, enabled=self.enabled, cache_enabled=kept):
             return _to_float32(self.inferer(inputs, network, *args, **kwargs))
 
 

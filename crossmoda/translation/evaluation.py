@@ -17,10 +17,9 @@ from crossmoda.translation.evaluation_table import REAL, measures_table
 from crossmoda.translation.measures.features import FEATURES
 from crossmoda.translation.measures.real_scans import RealScans
 from crossmoda.translation.measures.segmenter import FixedSegmenter
-from crossmoda.translation.measures.transforms import CET1, MEASURES, TRANSLATION, TRUTH
+from crossmoda.translation.measures.transforms import INPUT, MEASURES, TRANSLATION, TRUTH
 from crossmoda.translation.metrics import DISTANCES, distance_name
 
-RENDERINGS = "pseudo_hrt2"  # folder of the translations in the output folder
 _ENOUGH_SCANS = 10  # for a kernel distance: so many patients show what varies between them
 _ENOUGH_SLICES = 10 * FEATURES  # for a Frechet distance
 
@@ -34,14 +33,14 @@ class TranslationReport:
     The means of the translations also join the engine's metrics.
 
     Args:
-        output_dir: where the results go; ``pseudo_hrt2`` in it holds the translations.
+        output_dir: where the results go; ``pseudo_hrt2`` or ``pseudo_cet1`` in it holds the translations.
         items: of the cases, as ``evaluation_items`` lists them.
         structures: that were measured.
         real: description of the real scans, or None.
         distances: the engine's distance metrics by name, or None; the kernel distances among them know their errors.
         segmenter: to segment what was translated, or None.
         picture_cases: cases in the picture, spread over the items.
-        modality: of the translations, in their file names.
+        modality: of the translations, in file names and texts: "hrT2" or "ceT1".
     """
 
     def __init__(
@@ -98,19 +97,19 @@ class TranslationReport:
         notes = self._notes(measures)
         cases = [{"case": case, **found} for case, found in self._cases.items()]
         write_json(self.output_dir / "metrics.json", {"measures": measures, "cases": cases, "notes": notes})
-        print(measures_table(measures, notes))
+        print(measures_table(measures, notes, self.modality))
         print(f"written: {self.output_dir / 'metrics.json'}")
         if self._pictures:
-            draw_pictures(self.output_dir / "evaluation.png", self._pictures)
+            draw_pictures(self.output_dir / "evaluation.png", self._pictures, self.modality)
             print(f"written: {self.output_dir / 'evaluation.png'}")
 
     def _segment(self, segmenter: FixedSegmenter) -> None:
-        """Add the Dice of what the segmenter makes of translations, of their ceT1 and of the true hrT2."""
+        """Add the Dice of what the segmenter makes of translations, of their input and of the truth."""
         labelled = [item for item in self.items if item.get("structures")]
-        renderings = self.output_dir / RENDERINGS
+        renderings = self.output_dir / f"pseudo_{self.modality.lower()}"
         images = {
             TRANSLATION: {item["case"]: renderings / f"{item['case']}_{self.modality}.nii.gz" for item in labelled},
-            CET1: {item["case"]: item["image"] for item in labelled},
+            INPUT: {item["case"]: item["image"] for item in labelled},
             TRUTH: {item["case"]: item["label"] for item in labelled if item.get("label")},
         }
         for kind, files in images.items():
@@ -124,7 +123,7 @@ class TranslationReport:
         """Return ``{distance: {kind: {"value", "standard_error"}}}`` of the engine's distances that are numbers."""
         found: dict[str, dict[str, dict[str, float]]] = {}
         for measure in DISTANCES:
-            for kind in (TRANSLATION, CET1, TRUTH):
+            for kind in (TRANSLATION, INPUT, TRUTH):
                 name = distance_name(measure, kind)
                 if math.isfinite(metrics.get(name, math.nan)):
                     error = getattr(self.distances[name].metric_fn, "standard_error", math.nan)
@@ -136,7 +135,7 @@ class TranslationReport:
         """Return what was left out or needs care, one line each."""
         notes = []
         if not any(item.get("label") for item in self.items):
-            notes.append("left out: PSNR, SSIM and all of the true hrT2; give the folder with --truth")
+            notes.append(f"left out: PSNR, SSIM and all of the true {self.modality}; give the folder with --truth")
         labelled = sum(bool(item.get("structures")) for item in self.items)
         if labelled < len(self.items):
             notes.append(f"left out: contrast, edges and Dice of {len(self.items) - labelled} case(s) without a label")
@@ -149,7 +148,7 @@ class TranslationReport:
 
     def _distance_notes(self) -> list[str]:
         if self.real is None:
-            return ["left out: distances to real hrT2; name its section with --reference_section"]
+            return [f"left out: distances to real {self.modality}; name its section with --reference_section"]
         notes = []
         scans, slices = (len(self._cases), len(self.real.quantiles)), (self._slices, len(self.real.features))
         if min(scans) < _ENOUGH_SCANS:

@@ -1,4 +1,4 @@
-"""Pictures of an evaluation: ceT1 | pseudo-hrT2 | true hrT2, with the outlines of the label."""
+"""Pictures of an evaluation: input | translation | truth, with the outlines of the label."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from monai.transforms import Transform
 from crossmoda.data.volumes import spacing_mm
 from crossmoda.files import atomic_path
 from crossmoda.labels import COLOURS, FULL_NAMES
-from crossmoda.translation.measures.transforms import CET1, TRANSLATION, TRUTH, masks_of, volumes_of
+from crossmoda.translation.measures.transforms import INPUT, TRANSLATION, TRUTH, masks_of, volumes_of
 
 PICTURES = "pictures"
-TITLES = {CET1: "ceT1", TRANSLATION: "pseudo-hrT2", TRUTH: "true hrT2"}  # the columns, from left to right
+TITLES = {INPUT: "input", TRANSLATION: "pseudo-{}", TRUTH: "true {}"}  # columns from left to right, with the modality
 _WIDTH_INCHES = 3.2
 
 
@@ -62,12 +62,12 @@ class CutPicturesd(Transform):
                 {shown: mask[..., z] for shown, mask in masks.items()},
                 float(spacing[1] / spacing[0]),
             )
-            for name, z in (levels or {"": volumes[CET1].shape[-1] // 2}).items()
+            for name, z in (levels or {"": volumes[INPUT].shape[-1] // 2}).items()
         ]
         return d
 
 
-def draw_pictures(path: Path, pictures: Sequence[Picture]) -> None:
+def draw_pictures(path: Path, pictures: Sequence[Picture], modality: str = "hrT2") -> None:
     """Write a PNG with a row a picture, in the radiological view: anterior up, the patient's right on the left."""
     columns = [kind for kind in TITLES if any(kind in picture.images for picture in pictures)]
     width, height = next(iter(pictures[0].images.values())).shape
@@ -80,7 +80,7 @@ def draw_pictures(path: Path, pictures: Sequence[Picture]) -> None:
             draw_slice(axes, picture, kind)
         row[0].set_ylabel(picture.title, fontsize=7)
     for axes, kind in zip(grid[0], columns, strict=True):
-        axes.set_title(TITLES[kind], fontsize=9)
+        axes.set_title(TITLES[kind].format(modality), fontsize=9)
     with atomic_path(path) as partial:
         figure.savefig(partial, dpi=110, metadata={"Software": None})
 

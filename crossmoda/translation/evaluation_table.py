@@ -5,23 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from crossmoda.translation.measures.transforms import CET1, DIFFERENCE, TRANSLATION, TRUTH
+from crossmoda.translation.measures.transforms import DIFFERENCE, INPUT, TRANSLATION, TRUTH
 
-REAL = "real"  # kind of the real hrT2 scans of other patients
-COLUMNS = {
+REAL = "real"  # kind of the real scans of other patients
+COLUMNS = {  # with the translations' modality
     TRANSLATION: "translation",
-    CET1: "ceT1",
-    TRUTH: "true hrT2",
-    REAL: "real hrT2",
-    DIFFERENCE: "less true hrT2",
+    INPUT: "input",
+    TRUTH: "true {}",
+    REAL: "real {}",
+    DIFFERENCE: "less true {}",
 }
 NAMES = {  # measure, up to the structure: what people call it, and its best value
     "psnr_db": ("PSNR, dB", "high"),
     "ssim": ("SSIM", "1"),
-    "contrast": ("contrast", "true hrT2's"),
+    "contrast": ("contrast", "true {}'s"),
     "edges": ("edge survival", "1"),
     "dice": ("segmenter's Dice", "1"),
-    "flicker": ("flicker", "real hrT2's"),
+    "flicker": ("flicker", "real {}'s"),
     "kernel_distance": ("kernel distance", "0"),
     "frechet_distance": ("Frechet distance", "0"),
     "intensity_distance": ("intensity distance", "0"),
@@ -30,20 +30,21 @@ NAMES = {  # measure, up to the structure: what people call it, and its best val
 Measures = Mapping[str, Mapping[str, Mapping[str, float]]]
 
 
-def measures_table(measures: Measures, notes: Sequence[str]) -> str:
+def measures_table(measures: Measures, notes: Sequence[str], modality: str = "hrT2") -> str:
     """Return a row a measure, a column a kind of image, and what was left out, one line each.
 
     Args:
         measures: ``{measure: {kind: summary}}``: of cases with ``mean, std, n``, of distances with ``value`` and, where
             there is one, ``standard_error``.
         notes: printed below.
+        modality: of the translations.
     """
     kinds = [kind for kind in COLUMNS if any(kind in found for found in measures.values())]
-    rows = [["measure", "best", "n", *(COLUMNS[kind] for kind in kinds)]]
+    rows = [["measure", "best", "n", *(COLUMNS[kind].format(modality) for kind in kinds)]]
     for measure, found in measures.items():
         title, best = _title(measure)
         count = str(found.get(TRANSLATION, {}).get("n", ""))
-        rows.append([title, best, count, *(_cell(found.get(kind)) for kind in kinds)])
+        rows.append([title, best.format(modality), count, *(_cell(found.get(kind)) for kind in kinds)])
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return "\n".join([*lines, *notes])

@@ -31,12 +31,14 @@ def section_items(dataset_dir: str | Path, section: str = "source") -> list[Item
     return [{"case": item["case"], "image": str(item["image"])} for item in items]
 
 
-def evaluation_items(dataset_dir: str | Path, section: str, truth_dir: str | Path | None) -> list[Item]:
+def evaluation_items(
+    dataset_dir: str | Path, section: str, truth_dir: str | Path | None, modality: str = "hrT2"
+) -> list[Item]:
     """Return the section's items with all that a translation can be held against.
 
-    ``label`` is the case's true hrT2 image, where ``truth_dir`` is given: the file in it whose name begins with
-    ``<case>_hrT2`` or ``<case>_T2``. ``structures`` is the case's label map, where it has one, and ``labels`` says what
-    the map's values mean.
+    ``label`` is the case's true image, where ``truth_dir`` is given: the file in it whose name begins with
+    ``<case>_<modality>``; for hrT2 ``<case>_T2`` will do. ``structures`` is the case's label map, where it has one, and
+    ``labels`` says what the map's values mean.
 
     Raises:
         CrossmodaError: there is no such section, it is empty, or a case has no true image.
@@ -45,15 +47,16 @@ def evaluation_items(dataset_dir: str | Path, section: str, truth_dir: str | Pat
     datalist = load_datalist(dataset_dir)
     for item, listed in zip(items, datalist[section], strict=True):
         if truth_dir is not None:
-            item["label"] = str(_true_image(Path(truth_dir), item["case"]))
+            item["label"] = str(_true_image(Path(truth_dir), item["case"], modality))
         if listed.get("label"):
             item |= {"structures": str(listed["label"]), "labels": dict(listed.get("labels") or datalist["labels"])}
     return items
 
 
-def _true_image(folder: Path, case: str) -> Path:
-    candidates = [folder / f"{case}_{modality}{suffix}" for modality in ("hrT2", "T2") for suffix in EXTENSIONS]
+def _true_image(folder: Path, case: str, modality: str) -> Path:
+    names = ("hrT2", "T2") if modality == "hrT2" else (modality,)
+    candidates = [folder / f"{case}_{name}{suffix}" for name in names for suffix in EXTENSIONS]
     for path in candidates:
         if path.is_file():
             return path
-    raise CrossmodaError(f"{folder}: no {case}_hrT2 image; add it or leave truth_dir out")
+    raise CrossmodaError(f"{folder}: no {case}_{modality} image; add it or leave truth_dir out")

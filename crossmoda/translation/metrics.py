@@ -13,7 +13,7 @@ from monai.metrics import CumulativeIterationMetric
 from crossmoda.translation.measures.distances import frechet_distance, kernel_distance_with_error
 from crossmoda.translation.measures.intensities import intensity_distance
 from crossmoda.translation.measures.real_scans import RealScans
-from crossmoda.translation.measures.transforms import CET1, TRANSLATION, TRUTH
+from crossmoda.translation.measures.transforms import INPUT, TRANSLATION, TRUTH
 
 
 class DistributionDistance(CumulativeIterationMetric):
@@ -111,7 +111,7 @@ def distance_metrics(real: RealScans | None) -> dict[str, IgniteMetricHandler] |
         distance_name(measure, kind): IgniteMetricHandler(
             metric_fn=metric(real), output_transform=_gathered(f"{kind}_{rows}"), save_details=False
         )
-        for kind in (TRANSLATION, CET1, TRUTH)
+        for kind in (TRANSLATION, INPUT, TRUTH)
         for measure, (metric, rows) in DISTANCES.items()
     }
 

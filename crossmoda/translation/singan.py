@@ -90,8 +90,8 @@ def _convolutions(filters: int, kernel_size: int, layers: int) -> nn.Sequential:
     return nn.Sequential(*blocks, nn.Conv2d(filters, 1, kernel_size))
 
 
-class ScaleGenerator(nn.Module):
-    """Add to the image of the scale below what a few convolutions make of it and of noise.
+class _ScaleNetwork(nn.Module):
+    """Hold the convolutions of one scale, which take ``margin`` pixels off each side.
 
     Args:
         filters: of every convolution but the last.
@@ -101,8 +101,12 @@ class ScaleGenerator(nn.Module):
 
     def __init__(self, filters: int, kernel_size: int = 5, layers: int = 5) -> None:
         super().__init__()
-        self.margin = (kernel_size - 1) * layers // 2  # pixels that the convolutions take off each side
+        self.margin = (kernel_size - 1) * layers // 2
         self.convolutions = _convolutions(filters, kernel_size, layers)
+
+
+class ScaleGenerator(_ScaleNetwork):
+    """Add to the image of the scale below what a few convolutions make of it and of noise."""
 
     def forward(self, noisy: torch.Tensor, previous: torch.Tensor) -> torch.Tensor:
         """Return ``previous`` plus a residual in [-1, 1]; all (B, 1, X, Y), ``noisy`` being ``previous`` plus noise."""
@@ -110,18 +114,8 @@ class ScaleGenerator(nn.Module):
         return residual.tanh() + previous
 
 
-class ScaleDiscriminator(nn.Module):
-    """Score every patch of a slice: (B, 1, X, Y) in, (B, 1, X - 2 margin, Y - 2 margin) out, unbounded.
-
-    Args:
-        filters: of every convolution but the last.
-        kernel_size: odd.
-        layers: convolutions.
-    """
-
-    def __init__(self, filters: int, kernel_size: int = 5, layers: int = 5) -> None:
-        super().__init__()
-        self.convolutions = _convolutions(filters, kernel_size, layers)
+class ScaleDiscriminator(_ScaleNetwork):
+    """Score every patch of a slice: (B, 1, X, Y) in, (B, 1, X - 2 margin, Y - 2 margin) out, unbounded."""
 
     def forward(self, slices: torch.Tensor) -> torch.Tensor:
         """Return the scores, higher for what looks real."""

@@ -7,7 +7,8 @@ weights then make, not the one of its first step.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from ignite.engine import Engine, Events
 from monai.engines import Trainer
+from monai.inferers import Inferer, SimpleInferer
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -30,7 +32,11 @@ _BETA2 = 0.999  # of Adam
 
 
 def gradient_penalty(
-    discriminator: nn.Module, real: torch.Tensor, fake: torch.Tensor, share: float, weight: float
+    discriminator: Callable[[torch.Tensor], torch.Tensor],
+    real: torch.Tensor,
+    fake: torch.Tensor,
+    share: float,
+    weight: float,
 ) -> torch.Tensor:
     """Return how far the discriminator's slope between two slices is from 1, squared, averaged and weighted.
 
@@ -138,6 +144,7 @@ class SinGANTrainer(Trainer):
         penalty_weight: of the gradient penalty in the discriminator's loss, lambda.
         discriminator_steps: per iteration.
         generator_steps: per iteration.
+        inferer: runs the scales; ``crossmoda.engines.AutocastInferer`` makes that bfloat16.
         train_handlers: ignite handlers with an ``attach`` method.
 
     Raises:
@@ -158,6 +165,7 @@ class SinGANTrainer(Trainer):
         penalty_weight: float = 0.1,
         discriminator_steps: int = 3,
         generator_steps: int = 3,
+        inferer: Inferer | None = None,
         train_handlers: Sequence[Any] | None = None,
     ) -> None:
         require_parts(iterations_per_scale, epochs_per_scale)
@@ -178,6 +186,7 @@ class SinGANTrainer(Trainer):
         self.noise_share = noise_share
         self.reconstruction_weight = reconstruction_weight
         self.penalty_weight = penalty_weight
+        self.inferer = SimpleInferer() if inferer is None else inferer
         self.steps = {"discriminator": discriminator_steps, "generator": generator_steps}
 
     def _iteration(self, engine: Any, batchdata: Mapping[str, Any]) -> dict[str, float]:
@@ -187,7 +196,7 @@ class SinGANTrainer(Trainer):
         self.scale.set_rates(decayed=step >= 0.8 * self.iterations_per_scale)
         noise = self.noise.draw(self.network.sizes[index])
         for _ in range(self.steps["discriminator"]):
-            previous = self.network.draw_below(index, self.noise)
+            previous = self.inferer(self.real, self._draw_below)
             judged = self._judge(previous, noise)
         for _ in range(self.steps["generator"]):
             terms = self._learn(previous, noise)
@@ -215,9 +224,9 @@ class SinGANTrainer(Trainer):
 
     def _judge(self, previous: torch.Tensor, noise: torch.Tensor) -> dict[str, torch.Tensor]:
         """Take one step of the discriminator and return its losses."""
-        judge = self.scale.discriminator
+        judge = partial(self.inferer, network=self.scale.discriminator)
         with torch.no_grad():
-            fake = self.network.render(self.scale.index, previous, noise)
+            fake = self._render(previous, noise)
         share = float(torch.rand((), generator=self.noise.generator))
         penalty = gradient_penalty(judge, self.real, fake, share, self.penalty_weight)
         loss = judge(fake).mean() - judge(self.real).mean() + penalty
@@ -226,14 +235,22 @@ class SinGANTrainer(Trainer):
 
     def _learn(self, previous: torch.Tensor, noise: torch.Tensor) -> dict[str, torch.Tensor]:
         """Take one step of the generator and return its losses."""
-        network, index = self.network, self.scale.index
         with frozen((self.scale.discriminator,)):
-            adversarial = -self.scale.discriminator(network.render(index, previous, noise)).mean()
-            again = network.render(index, self.reconstruction, self.reconstruction_noise)
+            adversarial = -self.inferer(self._render(previous, noise), self.scale.discriminator).mean()
+            again = self._render(self.reconstruction, self.reconstruction_noise)
             reconstruction = self.reconstruction_weight * F.mse_loss(again, self.real)
             loss = adversarial + reconstruction
             self._step(self.scale.generator_optimizer, loss)
         return {"loss": loss, "loss_adversarial": adversarial, "loss_reconstruction": reconstruction}
+
+    def _draw_below(self, real: torch.Tensor) -> torch.Tensor:
+        """Return a random image of the scales below the one in training, whose slice is given."""
+        return self.network.draw_below(self.scale.index, self.noise)
+
+    def _render(self, previous: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        """Return what the scale in training makes of the scale below and of noise."""
+        rendered: torch.Tensor = self.inferer(previous, partial(self.network.render, self.scale.index), noise)
+        return rendered
 
     @staticmethod
     def _step(optimizer: torch.optim.Optimizer, loss: torch.Tensor) -> None:

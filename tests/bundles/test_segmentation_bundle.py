@@ -11,13 +11,15 @@ import numpy as np
 import pytest
 import torch
 from ignite.engine import Events
-from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.bundle import ConfigParser
+from support import interrupt, workflow_of
 
 from crossmoda.data.datalist import load_datalist, save_datalist
 from crossmoda.errors import find_user_error
 from crossmoda.files import read_json
 from crossmoda.labels import channel_def
 
+BUNDLE = "vs_cochlea_hrt2_segmentation"
 SHAPE = (44, 36, 12)
 SPACING = (0.8, 0.9, 1.5)
 AXES = {1: "LPS", 2: "RAS", 3: "RPS", 106: "LPS", 107: "RPI", 211: "RAI", 212: "PLS"}
@@ -31,13 +33,7 @@ SHARED: dict[str, Any] = {
 TRAINING: dict[str, Any] = {**SHARED, "max_epochs": 4, "iterations_per_epoch": 2, "val_interval": 2}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Tiny tensors are computed fastest on one thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def patient(number: int) -> tuple[np.ndarray, np.ndarray]:
@@ -87,19 +83,6 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "datalist.json"
 
 
-@pytest.fixture(scope="module")
-def configs(request: pytest.FixtureRequest) -> Path:
-    repository: Path = request.getfixturevalue("repository")
-    return repository / "bundles" / "vs_cochlea_hrt2_segmentation" / "configs"
-
-
-def workflow_of(configs: Path, names: list[str], kind: str, **overrides: Any) -> ConfigWorkflow:
-    files = [str(configs / f"{name}.yaml") for name in names]
-    workflow = ConfigWorkflow(files, workflow_type=kind, logging_file=False, **overrides)
-    workflow.initialize()
-    return workflow
-
-
 def train(configs: Path, dataset: Path, output: Path, stop_in_epoch: int | None = None, **overrides: Any) -> None:
     settings = {**TRAINING, "dataset_dir": str(dataset), "output_dir": str(output), **overrides}
     workflow = workflow_of(configs, ["train"], "train", **settings)
@@ -107,10 +90,6 @@ def train(configs: Path, dataset: Path, output: Path, stop_in_epoch: int | None 
         event = Events.ITERATION_COMPLETED(once=TRAINING["iterations_per_epoch"] * (stop_in_epoch - 1) + 1)
         workflow.trainer.add_event_handler(event, interrupt)
     workflow.run()
-
-
-def interrupt(engine: Any) -> None:
-    raise KeyboardInterrupt
 
 
 @pytest.fixture(scope="module")

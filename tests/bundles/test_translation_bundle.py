@@ -16,11 +16,13 @@ import torch
 import yaml
 from ignite.engine import Events
 from monai.bundle import ConfigParser, ConfigWorkflow
+from support import interrupt, workflow_of
 
 from crossmoda.data.datalist import load_datalist
 from crossmoda.errors import CrossmodaError, find_user_error
 from crossmoda.translation.generators import ResNetGenerator
 
+BUNDLE = "cet1_to_hrt2_translation"
 SHAPE = (40, 36, 8)
 SPACING = (1.0, 1.2, 1.5)
 AXES = {1: ("L", "P", "S"), 2: ("R", "A", "S"), 106: ("R", "P", "I"), 107: ("A", "R", "S"), 211: ("R", "A", "S")}
@@ -90,35 +92,17 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(scope="module")
-def configs(request: pytest.FixtureRequest) -> Path:
-    repository: Path = request.getfixturevalue("repository")
-    return repository / "bundles" / "cet1_to_hrt2_translation" / "configs"
-
-
-def workflow_of(files: list[Path], kind: str, **overrides: Any) -> ConfigWorkflow:
-    workflow = ConfigWorkflow([str(f) for f in files], workflow_type=kind, logging_file=False, **overrides)
-    workflow.initialize()
-    return workflow
-
-
 def train(
     configs: Path, dataset: Path, output: Path, stop_in_epoch: int | None = None, **overrides: Any
 ) -> ConfigWorkflow:
     settings = {**TINY_TRAINING, **overrides}
-    workflow = workflow_of(
-        [configs / "train.yaml"], "train", dataset_dir=str(dataset), output_dir=str(output), **settings
-    )
+    workflow = workflow_of(configs, "train", "train", dataset_dir=str(dataset), output_dir=str(output), **settings)
     if stop_in_epoch is not None:
         event = Events.ITERATION_COMPLETED(once=3 * (stop_in_epoch - 1) + 2)  # three iterations an epoch
         workflow.trainer.add_event_handler(event, interrupt)
     workflow.run()
     workflow.finalize()
     return workflow
-
-
-def interrupt(engine: Any) -> None:
-    raise KeyboardInterrupt("cut off")
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +118,7 @@ def translated(configs: Path, dataset: Path, trained: Path, tmp_path_factory: py
     """The folder with the pseudo-hrT2 of both source cases."""
     output = tmp_path_factory.mktemp("pseudo_hrt2")
     places = {"dataset_dir": str(dataset), "output_dir": str(output), "weights": str(trained / "model.pt")}
-    workflow_of([configs / "inference.yaml"], "inference", **places, **TINY).run()
+    workflow_of(configs, "inference", "inference", **places, **TINY).run()
     return output
 
 
@@ -149,7 +133,7 @@ def test_all_canonical_properties_are_there(
     weights = {"weights": str(trained / "model.pt")} if kind == "inference" else {}
     settings = TINY_TRAINING if kind == "train" else TINY
     places = {"dataset_dir": str(dataset), "output_dir": str(tmp_path)}
-    workflow = workflow_of([configs / f"{name}.yaml"], kind, **places, **weights, **settings)
+    workflow = workflow_of(configs, name, kind, **places, **weights, **settings)
     assert workflow.check_properties() == []
 
 
@@ -232,7 +216,7 @@ def test_an_identity_translator_gives_the_scan_back(
     places = {"dataset_dir": str(dataset), "output_dir": str(tmp_path), "weights": str(trained / "model.pt")}
     same_grid = {**TINY, "spacing": [1.0, 1.2, 1.5], "crop_size": [40, 36]}
     workflow_of(
-        [configs / "inference.yaml"], "inference", network="$torch.nn.Identity()", initialize=[], **places, **same_grid
+        configs, "inference", "inference", network="$torch.nn.Identity()", initialize=[], **places, **same_grid
     ).run()
     for number in (1, 2):
         source = nib.load(source_path(dataset, number)).get_fdata()
@@ -245,7 +229,7 @@ def test_an_identity_translator_gives_the_scan_back(
 def test_missing_weights_stop_inference_with_one_line(configs: Path, dataset: Path, tmp_path: Path) -> None:
     places = {"dataset_dir": str(dataset), "output_dir": str(tmp_path), "weights": str(tmp_path / "none.pt")}
     with pytest.raises(Exception, match=r".") as caught:
-        workflow_of([configs / "inference.yaml"], "inference", **places, **TINY)
+        workflow_of(configs, "inference", "inference", **places, **TINY)
     error = find_user_error(caught.value)
     assert error is not None
     assert "none.pt: no weights there" in str(error)
@@ -267,7 +251,7 @@ def test_an_empty_section_stops_inference_with_one_line(
 
 def test_other_sections_can_be_translated(configs: Path, dataset: Path, trained: Path, tmp_path: Path) -> None:
     places = {"dataset_dir": str(dataset), "output_dir": str(tmp_path), "weights": str(trained / "model.pt")}
-    workflow_of([configs / "inference.yaml"], "inference", section="validation", **places, **TINY).run()
+    workflow_of(configs, "inference", "inference", section="validation", **places, **TINY).run()
     assert [path.name for path in tmp_path.iterdir()] == ["crossmoda2021_ldn_211_hrT2.nii.gz"]
 
 
@@ -359,7 +343,7 @@ def test_focus_finds_the_slices_on_which_the_label_shows_the_structure(
         "minimum_foreground": 0.0,
         "focus": {structure: 0.5},
     }
-    workflow = workflow_of([configs / "train.yaml"], "train", **places, **settings)
+    workflow = workflow_of(configs, "train", "train", **places, **settings)
     slices = workflow.parser.get_parsed_content("train::dataset").source
     number = {"vs": 1, "cochlea": 2}[structure]
     for index, item in enumerate(load_datalist(tiny_dataset)["source"]):

@@ -13,11 +13,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from monai.bundle import ConfigWorkflow
 from nibabel.orientations import axcodes2ornt
+from support import workflow_of
 
 from crossmoda.errors import find_user_error
 
+BUNDLE = "cet1_to_hrt2_translation"
 SHAPE = (40, 36, 10)
 AFFINE = np.array([[1.0, 0, 0, -7], [0, 1.2, 0, 11], [0, 0, 1.5, 3], [0, 0, 0, 1]])
 RAS, OTHERS = ("R", "A", "S"), [("L", "P", "S"), ("A", "R", "I"), ("R", "P", "S"), ("P", "L", "S"), ("S", "R", "A")]
@@ -83,20 +84,10 @@ def dataset(root: Path, axes: Sequence[Sequence[str]], labels: dict[str, int] | 
     return root / "datalist.json"
 
 
-@pytest.fixture(scope="module")
-def configs(request: pytest.FixtureRequest) -> Path:
-    repository: Path = request.getfixturevalue("repository")
-    return repository / "bundles" / "cet1_to_hrt2_translation" / "configs"
-
-
 def evaluate(configs: Path, data: Path, output: Path, **overrides: Any) -> tuple[dict[str, Any], dict[str, float]]:
     """Return what ``metrics.json`` holds, and the engine's metrics."""
-    files = [str(configs / "inference.yaml"), str(configs / "evaluate.yaml")]
-    places = {"dataset_dir": str(data), "output_dir": str(output)}
-    workflow = ConfigWorkflow(
-        files, workflow_type="inference", logging_file=False, **places, **{**SETTINGS, **overrides}
-    )
-    workflow.initialize()
+    settings = {"dataset_dir": data, "output_dir": output, **SETTINGS, **overrides}
+    workflow = workflow_of(configs, ["inference", "evaluate"], "inference", **settings)
     workflow.run()
     return json.loads((output / "metrics.json").read_text()), dict(workflow.evaluator.state.metrics)
 
@@ -180,8 +171,8 @@ def test_without_labels_and_truth_the_rest_is_measured_and_the_table_says_so(
     data = dataset(tmp_path / "data", OTHERS, None)
     results, metrics = evaluate(configs, data, tmp_path / "out")
     assert set(results["measures"]) == {"flicker", "kernel_distance", "frechet_distance", "intensity_distance"}
-    assert {"translation", "cet1", "real"} == set(results["measures"]["flicker"])
-    assert metrics["intensity_distance"] == pytest.approx(metrics["intensity_distance_cet1"], abs=1e-6)
+    assert {"translation", "input", "real"} == set(results["measures"]["flicker"])
+    assert metrics["intensity_distance"] == pytest.approx(metrics["intensity_distance_input"], abs=1e-6)
     table = capsys.readouterr().out
     assert "left out: PSNR, SSIM and all of the true hrT2; give the folder with --truth" in table
     assert "left out: contrast, edges and Dice of 2 case(s) without a label" in table
@@ -189,6 +180,22 @@ def test_without_labels_and_truth_the_rest_is_measured_and_the_table_says_so(
     assert "Frechet distance of 20 and 20 slices: biased below 800 on either side" in table
     assert "kernel distance of 2 and 2 scans: trust it from 10 on either side" in table
     assert "flicker" in table
+
+
+def test_translations_to_cet1_are_held_against_cet1(
+    configs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = dataset(tmp_path / "data", OTHERS, {"vs": 1, "cochlea": 2})
+    for number in range(2):
+        save(tmp_path / "truth" / f"t{number}_ceT1.nii.gz", scan(10 + number, 1.2), OTHERS[number])
+    reverse = {"modality": "ceT1", "section": "target", "reference_section": "source", "truth": tmp_path / "truth"}
+    results, _ = evaluate(configs, data, tmp_path / "out", **reverse)
+    assert (tmp_path / "out" / "pseudo_cet1" / "t1_ceT1.nii.gz").is_file()
+    assert mean_of(results, "ssim", "translation") == pytest.approx(1.0, abs=1e-3)
+    table = capsys.readouterr().out
+    assert re.search(r"measure +best +n +translation +input +true ceT1 +real ceT1", table)
+    assert "real ceT1's" in table
+    assert "hrT2" not in table
 
 
 def test_a_label_of_the_vs_alone_is_enough_and_one_case_may_lack_it(configs: Path, tmp_path: Path) -> None:
@@ -251,7 +258,7 @@ def test_a_fixed_segmenter_scores_translations_ceT1_and_truth_by_the_source_labe
     bundle = {"segmenter_bundle": str(repository / "bundles" / "vs_cochlea_hrt2_segmentation")}
     results, metrics = evaluate(configs, data, tmp_path / "out", truth=str(tmp_path / "truth"), **segmenter, **bundle)
     assert mean_of(results, "dice_vs") > 0.9
-    assert mean_of(results, "dice_vs", "cet1") > 0.9
+    assert mean_of(results, "dice_vs", "input") > 0.9
     assert mean_of(results, "dice_vs", "truth") < 0.1
     assert metrics["dice_vs"] == mean_of(results, "dice_vs")
     assert "dice_cochlea" not in results["measures"]

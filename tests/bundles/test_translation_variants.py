@@ -17,10 +17,12 @@ import torch
 import yaml
 from ignite.engine import Events
 from monai.bundle import ConfigParser, ConfigWorkflow
+from support import interrupt, workflow_of
 
 from crossmoda.data.datalist import load_datalist
 from crossmoda.errors import find_user_error
 
+BUNDLE = "cet1_to_hrt2_translation"
 TINY: dict[str, Any] = {
     "spacing": [1.6, 1.6, 1.5],
     "crop_size": [64, 48],
@@ -37,21 +39,21 @@ TRAINING: dict[str, Any] = {
     "iterations_per_epoch": 2,
     "max_epochs": 3,
 }
-CUT = ["variant_cut.yaml"]
+CUT = ["variant_cut"]
 NCE = {"nce_layers": [0, 4, 8, 12], "patches": 16, "projection_width": 8}  # a generator of one block has no layer 16
 METHODS: dict[str, tuple[list[str], dict[str, Any]]] = {
     "cyclegan": ([], {}),
     "cyclegan of 10": ([], {"batch_size": 10}),
-    "unet": (["variant_unet_generator.yaml"], {"n_halvings": 4}),
+    "unet": (["variant_unet_generator"], {"n_halvings": 4}),
     "cut": (CUT, NCE),
-    "fastcut": ([*CUT, "variant_fastcut.yaml"], NCE),
-    "qs global": ([*CUT, "variant_qs_attn.yaml"], NCE),
-    "qs local": ([*CUT, "variant_qs_attn.yaml"], {**NCE, "qs_mode": "local"}),
-    "qs local_global": ([*CUT, "variant_qs_attn.yaml"], {**NCE, "qs_mode": "local_global"}),
-    "cut on a plateau": ([*CUT, "variant_plateau.yaml"], NCE),
-    "cyclegan on a plateau": (["variant_plateau.yaml"], {}),
-    "cyclegan, structures": (["variant_structure_terms.yaml"], {}),
-    "cut, structures": ([*CUT, "variant_structure_terms.yaml"], {**NCE, "focus": {"cochlea": 0.5}}),
+    "fastcut": ([*CUT, "variant_fastcut"], NCE),
+    "qs global": ([*CUT, "variant_qs_attn"], NCE),
+    "qs local": ([*CUT, "variant_qs_attn"], {**NCE, "qs_mode": "local"}),
+    "qs local_global": ([*CUT, "variant_qs_attn"], {**NCE, "qs_mode": "local_global"}),
+    "cut on a plateau": ([*CUT, "variant_plateau"], NCE),
+    "cyclegan on a plateau": (["variant_plateau"], {}),
+    "cyclegan, structures": (["variant_structure_terms"], {}),
+    "cut, structures": ([*CUT, "variant_structure_terms"], {**NCE, "focus": {"cochlea": 0.5}}),
     "cyclegan, sites": ([], {"sites": ["etz", "ldn"], "site": "etz"}),
     "cut, sites": (CUT, {**NCE, "sites": ["ldn", "etz"], "site": "ldn"}),
     "cyclegan, slabs": ([], {"context": 1}),
@@ -59,38 +61,24 @@ METHODS: dict[str, tuple[list[str], dict[str, Any]]] = {
     "cut, reversed": (CUT, {**NCE, "reverse": True}),
 }
 REFUSED = {
-    "unet, structures": (["variant_unet_generator.yaml", "variant_structure_terms.yaml"], {"n_halvings": 4}),
-    "cut of unet": ([*CUT, "variant_unet_generator.yaml"], {**NCE, "n_halvings": 4}),
+    "unet, structures": (["variant_unet_generator", "variant_structure_terms"], {"n_halvings": 4}),
+    "cut of unet": ([*CUT, "variant_unet_generator"], {**NCE, "n_halvings": 4}),
 }
 RESUMED = ["cut", "fastcut", "qs global", "cyclegan, slabs", "cut on a plateau", "cyclegan, structures", "cut, sites"]
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@pytest.fixture(scope="module")
-def configs(request: pytest.FixtureRequest) -> Path:
-    repository: Path = request.getfixturevalue("repository")
-    return repository / "bundles" / "cet1_to_hrt2_translation" / "configs"
-
-
 def training(configs: Path, dataset: Path, output: Path, method: str, **overrides: Any) -> ConfigWorkflow:
     overlays, settings = (METHODS | REFUSED)[method]
-    files = [str(configs / name) for name in ("train.yaml", *overlays)]
-    places = {"dataset_dir": str(dataset), "output_dir": str(output)}
-    workflow = ConfigWorkflow(
-        files, workflow_type="train", logging_file=False, **{**TINY, **TRAINING, **places, **settings, **overrides}
-    )
-    workflow.initialize()
-    return workflow
+    places = {"dataset_dir": dataset, "output_dir": output}
+    settings = {**TINY, **TRAINING, **places, **settings, **overrides}
+    return workflow_of(configs, ["train", *overlays], "train", **settings)
 
 
 def finish(workflow: ConfigWorkflow) -> None:
     workflow.run()
     workflow.finalize()
-
-
-def interrupt(engine: Any) -> None:
-    raise KeyboardInterrupt("cut off")
 
 
 @pytest.fixture(scope="module", params=list(METHODS))
@@ -106,13 +94,10 @@ def trained(
 def inference(configs: Path, dataset: Path, trained: Path, output: Path, method: str, *more: str, **s: Any) -> None:
     overlays, settings = METHODS[method]
     used = {key: settings[key] for key in ("sites", "site", "context", "n_halvings") if key in settings}
-    overlays = [name for name in overlays if name == "variant_unet_generator.yaml"]
-    files = [str(configs / name) for name in ("inference.yaml", *overlays, *more)]
+    overlays = [name for name in overlays if name == "variant_unet_generator"]
     used |= {"antialias": True} if "cut" in method or "qs" in method else {}
-    places = {"dataset_dir": str(dataset), "output_dir": str(output), "weights": str(trained / "model.pt")}
-    workflow = ConfigWorkflow(files, workflow_type="inference", logging_file=False, **{**TINY, **places, **used, **s})
-    workflow.initialize()
-    workflow.run()
+    settings = {**TINY, "dataset_dir": dataset, "output_dir": output, "weights": trained / "model.pt", **used, **s}
+    workflow_of(configs, ["inference", *overlays, *more], "inference", **settings).run()
 
 
 def test_a_training_leaves_weights_curves_and_pictures(trained: tuple[str, Path]) -> None:
@@ -244,7 +229,7 @@ def test_chens_rates_and_weight_decay_reach_the_optimizers(configs: Path, tiny_d
 
 def resolved(configs: Path, *overlays: str) -> ConfigParser:
     parser = ConfigParser()
-    parser.read_config([str(configs / name) for name in ("train.yaml", *overlays)])
+    parser.read_config([str(configs / f"{name}.yaml") for name in ("train", *overlays)])
     return parser
 
 
@@ -262,9 +247,9 @@ def test_the_papers_figures_are_the_defaults(configs: Path) -> None:
     assert values(CUT, *lengths) == [400, 200, 1]
     contrast = ("nce_layers", "patches", "nce_weight", "nce_identity", "nce_temperature", "projection_width")
     assert values(CUT, *contrast) == [[0, 4, 8, 12, 16], 256, 1, True, 0.07, 256]
-    fast = [*CUT, "variant_fastcut.yaml"]
+    fast = [*CUT, "variant_fastcut"]
     assert values(fast, *lengths, "nce_weight", "nce_identity", "flip_equivariance") == [200, 150, 1, 10, False, True]
-    attentive = values([*CUT, "variant_qs_attn.yaml"], "patch_choices")[0]
+    attentive = values([*CUT, "variant_qs_attn"], "patch_choices")[0]
     assert [type(choice).__name__ for choice in attentive] == ["RandomPatches"] * 3 + ["GlobalAttentionPatches"] * 2
 
 
@@ -358,7 +343,7 @@ def test_round_trips_of_cyclegan_and_of_two_cuts(configs: Path, tiny_dataset: Pa
     for method, back in ways.items():
         output = tmp_path / f"{method}_trip"
         settings = {"return_weights": str(tmp_path / back)}
-        inference(configs, tiny_dataset, tmp_path / method, output, method, "round_trip.yaml", **settings)
+        inference(configs, tiny_dataset, tmp_path / method, output, method, "round_trip", **settings)
         found[method] = sorted(path.name for path in output.iterdir())
     cases = sorted(f"{item['case']}_ceT1.nii.gz" for item in load_datalist(tiny_dataset)["source"])
     assert found == {"cyclegan": cases, "cut": cases}
@@ -366,10 +351,9 @@ def test_round_trips_of_cyclegan_and_of_two_cuts(configs: Path, tiny_dataset: Pa
 
 def test_a_round_trip_is_both_generators_in_turn(configs: Path, tiny_dataset: Path, tmp_path: Path) -> None:
     finish(training(configs, tiny_dataset, tmp_path, "cyclegan", max_epochs=1))
-    files = [str(configs / name) for name in ("inference.yaml", "round_trip.yaml")]
-    places = {"dataset_dir": str(tiny_dataset), "output_dir": str(tmp_path / "out")}
-    weights = {"weights": str(tmp_path / "model.pt"), "return_weights": str(tmp_path / "return_generator.pt")}
-    parser = ConfigWorkflow(files, workflow_type="inference", logging_file=False, **TINY, **places, **weights).parser
+    places = {"dataset_dir": tiny_dataset, "output_dir": tmp_path / "out"}
+    weights = {"weights": tmp_path / "model.pt", "return_weights": tmp_path / "return_generator.pt"}
+    parser = workflow_of(configs, ["inference", "round_trip"], "inference", **TINY, **places, **weights).parser
     slices = torch.randn(1, 1, 16, 16)
     there, back, trip = (parser.get_parsed_content(key) for key in ("there", "back", "network"))
     assert not torch.equal(there(slices), back(slices))
@@ -377,35 +361,35 @@ def test_a_round_trip_is_both_generators_in_turn(configs: Path, tiny_dataset: Pa
 
 
 NEW_KEYS = {
-    "variant_cut.yaml": {
+    "variant_cut": {
         "nce_layers", "patches", "nce_weight", "nce_identity", "nce_temperature", "projection_width",
         "flip_equivariance", "patch_choices", "projector_def", "projector", "projector_optimizer",
         "projector_schedule",
     },
-    "variant_unet_generator.yaml": {"n_halvings"},
-    "variant_structure_terms.yaml": {
+    "variant_unet_generator": {"slices_at_once", "n_halvings"},
+    "variant_structure_terms": {
         "segmentation_weight", "edge_weight", "visible_edge", "training_state::objects::structure_terms",
         "configuration::variants::structure_terms",
     },
-    "variant_plateau.yaml": {
+    "variant_plateau": {
         "plateau_factor", "plateau_patience", "plateau_threshold", "projector_schedule",
         "configuration::variants::plateau",
     },
-    "round_trip.yaml": {"return_weights", "return_network_def", "there", "back"},
+    "round_trip": {"return_weights", "return_network_def", "there", "back"},
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("overlay", list(NEW_KEYS))
 def test_overlays_change_keys_that_exist(overlay: str, configs: Path) -> None:
     parser = ConfigParser()
-    parser.read_config(str(configs / ("inference.yaml" if overlay == "round_trip.yaml" else "train.yaml")))
-    keys = {key.lstrip("+") for key in yaml.safe_load((configs / overlay).read_text())}
+    parser.read_config(str(configs / f"{'inference' if overlay == 'round_trip' else 'train'}.yaml"))
+    keys = {key.lstrip("+") for key in yaml.safe_load((configs / f"{overlay}.yaml").read_text())}
     assert {key for key in keys if key not in parser} == NEW_KEYS[overlay]
 
 
-@pytest.mark.parametrize("overlay", ["variant_fastcut.yaml", "variant_qs_attn.yaml"])
+@pytest.mark.parametrize("overlay", ["variant_fastcut", "variant_qs_attn"])
 def test_overlays_of_cut_change_keys_of_cut(overlay: str, configs: Path) -> None:
-    keys = {key.lstrip("+") for key in yaml.safe_load((configs / overlay).read_text())}
+    keys = {key.lstrip("+") for key in yaml.safe_load((configs / f"{overlay}.yaml").read_text())}
     new = {key for key in keys if key not in resolved(configs, *CUT)}
     assert new == ({"qs_mode", "attention_layers"} if "qs" in overlay else set())
 
@@ -415,8 +399,8 @@ def test_two_processes_keep_equal_weights_where_rates_follow_the_loss(
     configs: Path, tiny_dataset: Path, tmp_path: Path, repository: Path
 ) -> None:
     """Each sees other slices and hence another loss; were each to follow its own, they would drift apart."""
-    names = ("train.yaml", "variant_cut.yaml", "variant_structure_terms.yaml", "variant_plateau.yaml")
-    files = str([str(configs / name) for name in (*names, "multi_gpu_train.yaml")])
+    names = ("train", "variant_cut", "variant_structure_terms", "variant_plateau", "multi_gpu_train")
+    files = str([str(configs / f"{name}.yaml") for name in names])
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     settings = {**TINY, **TRAINING, **NCE, "max_epochs": 8, "plateau_patience": 0, "plateau_threshold": 0.1}
     settings |= {"dataset_dir": str(tiny_dataset), "output_dir": str(tmp_path), "validation_interval": 4}

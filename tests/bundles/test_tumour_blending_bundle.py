@@ -11,7 +11,8 @@ import pytest
 import torch
 import yaml
 from ignite.engine import Events
-from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.bundle import ConfigParser
+from support import interrupt, workflow_of
 
 from crossmoda.data.datalist import load_datalist
 from crossmoda.data.volumes import read_volume, same_grid, write_volume
@@ -20,6 +21,7 @@ from crossmoda.files import read_json
 from crossmoda.labels import mask_of
 from crossmoda.translation.singan import SinGAN
 
+BUNDLE = "cet1_to_hrt2_translation"
 PYRAMID: dict[str, Any] = {
     "spacing": [1.6, 1.6, 3.0],
     "crop_size": [48, 32],
@@ -39,30 +41,14 @@ RULES = [
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@pytest.fixture(scope="module")
-def configs(request: pytest.FixtureRequest) -> Path:
-    repository: Path = request.getfixturevalue("repository")
-    return repository / "bundles" / "cet1_to_hrt2_translation" / "configs"
-
-
-def workflow_of(config: Path, kind: str, **settings: Any) -> ConfigWorkflow:
-    workflow = ConfigWorkflow(str(config), workflow_type=kind, logging_file=False, **settings)
-    workflow.initialize()
-    return workflow
-
-
 def train(configs: Path, dataset: Path, output: Path, stop_in_epoch: int | None = None, **changes: Any) -> None:
     settings = {**TINY, "dataset_dir": str(dataset), "output_dir": str(output), **changes}
-    workflow = workflow_of(configs / "singan_train.yaml", "train", **settings)
+    workflow = workflow_of(configs, "singan_train", "train", **settings)
     if stop_in_epoch is not None:
         event = Events.ITERATION_COMPLETED(once=2 * stop_in_epoch - 1)  # two iterations an epoch
         workflow.trainer.add_event_handler(event, interrupt)
     workflow.run()
     workflow.finalize()
-
-
-def interrupt(engine: Any) -> None:
-    raise KeyboardInterrupt("cut off")
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +73,7 @@ def pseudo(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 def blend(configs: Path, dataset: Path, pseudo: Path, output: Path, weights: Path | str, **changes: Any) -> None:
     places = {"dataset_dir": str(dataset), "pseudo_hrt2_dir": str(pseudo), "output_dir": str(output)}
     settings = {**PYRAMID, "rules": RULES, "device": "cpu", "weights": str(weights), **places, **changes}
-    workflow_of(configs / "tumour_blending.yaml", "inference", **settings).run()
+    workflow_of(configs, "tumour_blending", "inference", **settings).run()
 
 
 def message_of(error: BaseException) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,37 +9,26 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from support import run_loop, tiny_loop
 
 from crossmoda.data.datalist import load_datalist, segmentation_items
 from crossmoda.data.volumes import same_grid
 from crossmoda.errors import CrossmodaError, find_user_error
 from crossmoda.files import read_json, sha256_of_tree, write_json
 from crossmoda.self_training import TumourBlending, load_run
-from crossmoda.self_training.bundles import make_workflow, run_workflow
 from crossmoda.self_training.datalists import blended_items
 
-TRAIN = "bundles/vs_cochlea_self_training/configs/train.yaml"
 RULES = [
     {"name": "vs", "structure": "vs", "lambdas": [0.5], "scales": [3]},
     {"name": "cochlea", "structure": "cochlea", "site": "ldn", "lambdas": [3.0], "scales": [4]},
 ]
-SIZES: dict[str, Any] = {
-    "rounds": 0,
-    "anchors": False,
-    "spacing": [1.6, 1.6, 3.0],
-    "crop_size": [48, 32],
-    "translator_settings": {
-        "ngf": 4,
-        "n_blocks": 1,
-        "ndf": 4,
-        "iterations_per_epoch": 1,
-        "max_epochs": 1,
-        "patch_size": [48, 32],
-        "num_workers": 0,
-    },
-    "translator_inference_settings": {"ngf": 4, "n_blocks": 1},
-    "segmenter_settings": {"patch_size": [32, 32, 8], "iterations_per_epoch": 1, "max_epochs": 1, "batch_size": 1},
-    "segmenter_inference_settings": {"patch_size": [32, 32, 8]},
+SETTINGS = {
+    **tiny_loop(
+        rounds=0,
+        anchors=False,
+        translator_settings={"iterations_per_epoch": 1, "max_epochs": 1},
+        segmenter_settings={"iterations_per_epoch": 1, "max_epochs": 1},
+    ),
     "blend": True,
     "singan_settings": {"filters": 4, "kernel_size": 3, "layers": 3, "min_size": 8, "scale_factor": 0.7},
     "singan_training_settings": {"iterations_per_scale": 2, "epochs_per_scale": 1},
@@ -48,27 +36,18 @@ SIZES: dict[str, Any] = {
     "blending_weight": 0.5,
 }
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "in_the_repository")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def in_the_repository(repository: Path):
-    before = Path.cwd()
-    os.chdir(repository)
-    yield
-    os.chdir(before)
-
-
-def run_loop(dataset: Path, run: Path, **changes: Any) -> None:
-    settings = {**SIZES, **changes, "dataset_dir": str(dataset), "output_dir": str(run)}
-    run_workflow(make_workflow([TRAIN], "train", **settings))
+def run_tiny(dataset: Path, run: Path, **changes: Any) -> None:
+    run_loop(dataset, run, **{**SETTINGS, **changes})
 
 
 @pytest.fixture(scope="module")
 def finished(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of round 0 with blending."""
     run = tmp_path_factory.mktemp("runs") / "blended"
-    run_loop(tiny_dataset, run)
+    run_tiny(tiny_dataset, run)
     return run
 
 
@@ -129,13 +108,13 @@ def test_the_report_shows_counts_and_picture(finished: Path) -> None:
 
 def test_a_second_run_does_nothing_again(run: Path, tiny_dataset: Path) -> None:
     content = sha256_of_tree(run)
-    run_loop(tiny_dataset, run)
+    run_tiny(tiny_dataset, run)
     assert sha256_of_tree(run) == content
 
 
 def test_other_factors_redo_the_blending_and_what_learns_from_it(run: Path, tiny_dataset: Path) -> None:
     before = keys(run)
-    run_loop(tiny_dataset, run, blending_settings={"rules": [{**RULES[0], "lambdas": [0.6]}]})
+    run_tiny(tiny_dataset, run, blending_settings={"rules": [{**RULES[0], "lambdas": [0.6]}]})
     after = keys(run)
     redone = {name for name in after if after[name] != before.get(name)}
     # Metrics only if other weights gave other labels, which with so little training they need not.
@@ -145,7 +124,7 @@ def test_other_factors_redo_the_blending_and_what_learns_from_it(run: Path, tiny
 
 def test_without_a_singan_none_is_trained(run: Path, tiny_dataset: Path) -> None:
     (run / "round_0" / "singan" / "model.pt").unlink()
-    run_loop(tiny_dataset, run, blending_settings={"rules": RULES, "harmonise": False})
+    run_tiny(tiny_dataset, run, blending_settings={"rules": RULES, "harmonise": False})
     assert not (run / "round_0" / "singan" / "model.pt").exists()
     items = load_datalist(run / "round_0" / "datalist.json")["source"]
     assert [item["view"] for item in items if item.get("augmentation")] == [
@@ -176,14 +155,14 @@ def test_a_run_cut_off_while_blending_goes_on_to_the_same_volumes(
     shutil.rmtree(run / "round_0" / "blended")
     monkeypatch.setattr(blending_run, "write_volume", cut_off)
     with pytest.raises(BaseException, match="cut off"):
-        run_loop(tiny_dataset, run)
+        run_tiny(tiny_dataset, run)
     (kept,) = (run / "round_0").glob(".blended_cyclegan.partial-*/blended/cyclegan/*.nii.gz")
     assert kept.name == written[0].name
     written.clear()
     monkeypatch.setattr(
         blending_run, "write_volume", lambda path, *a, **o: (written.append(path), write(path, *a, **o))
     )
-    run_loop(tiny_dataset, run)
+    run_tiny(tiny_dataset, run)
     assert len(written) == 2  # of three
     assert sha256_of_tree(run / "round_0" / "blended") == sha256_of_tree(finished / "round_0" / "blended")
 
@@ -222,7 +201,7 @@ def test_what_would_stop_the_blending_is_found_before_any_training(
     changes: dict[str, Any], message: str, tiny_dataset: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(Exception) as caught:  # noqa: PT011 - MONAI wraps the error, its cause is checked
-        run_loop(tiny_dataset, tmp_path / "run", **changes)
+        run_tiny(tiny_dataset, tmp_path / "run", **changes)
     assert message in str(find_user_error(caught.value))
     assert not (tmp_path / "run" / "round_0").exists()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import sqlite3
@@ -17,49 +16,26 @@ import numpy as np
 import pytest
 import yaml
 from monai.bundle import ConfigWorkflow
+from support import LOOP, run_loop, tiny_loop
 
 from crossmoda.data.datalist import load_datalist
 from crossmoda.data.volumes import read_volume, same_grid, write_volume
 from crossmoda.errors import CrossmodaError, find_user_error
 from crossmoda.files import read_json, sha256_of_tree
 from crossmoda.self_training import continue_run, load_run
-from crossmoda.self_training.bundles import make_workflow, run_workflow
 from crossmoda.self_training.datalists import pseudo_hrt2_items
 
-TRAIN = "bundles/vs_cochlea_self_training/configs/train.yaml"
-SIZES: dict[str, Any] = {
-    "rounds": 1,
-    "spacing": [1.6, 1.6, 3.0],
-    "crop_size": [48, 32],
-    "translator_settings": {
-        "ngf": 4,
-        "n_blocks": 1,
-        "ndf": 4,
-        "batch_size": 2,
-        "iterations_per_epoch": 2,
-        "max_epochs": 2,
-        "patch_size": [48, 32],
-        "num_workers": 0,
-    },
-    "translator_inference_settings": {"ngf": 4, "n_blocks": 1},
-    "segmenter_settings": {"patch_size": [32, 32, 8], "iterations_per_epoch": 2, "max_epochs": 2, "batch_size": 1},
-    "segmenter_inference_settings": {"patch_size": [32, 32, 8]},
+SETTINGS = tiny_loop(
+    rounds=1,
     # An untrained network finds nothing: a rule that asks for a tumour would leave no pseudo-label to look at.
-    "rules": [{"_target_": "crossmoda.self_training.WeightByCertainty", "power": 1.0}],
-}
+    rules=[{"_target_": "crossmoda.self_training.WeightByCertainty", "power": 1.0}],
+)
+
+pytestmark = pytest.mark.usefixtures("in_the_repository")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def in_the_repository(repository: Path):
-    before = Path.cwd()
-    os.chdir(repository)
-    yield
-    os.chdir(before)
-
-
-def run_loop(dataset: Path, run: Path, **changes: Any) -> None:
-    settings = {**SIZES, **changes}
-    run_workflow(make_workflow([TRAIN], "train", dataset_dir=str(dataset), output_dir=str(run), **settings))
+def run_tiny(dataset: Path, run: Path, **changes: Any) -> None:
+    run_loop(dataset, run, **{**SETTINGS, **changes})
 
 
 def steps(run: Path) -> dict[str, str]:
@@ -76,7 +52,7 @@ def steps(run: Path) -> dict[str, str]:
 def finished(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two rounds with anchors and report."""
     run = tmp_path_factory.mktemp("runs") / "finished"
-    run_loop(tiny_dataset, run)
+    run_tiny(tiny_dataset, run)
     return run
 
 
@@ -89,7 +65,7 @@ def run(finished: Path, tmp_path: Path) -> Path:
 
 def test_bundle_has_what_monai_looks_for(tiny_dataset: Path, tmp_path: Path) -> None:
     workflow = ConfigWorkflow(
-        config_file=TRAIN,
+        config_file=str(LOOP / "train.yaml"),
         workflow_type="train",
         logging_file=False,
         dataset_dir=str(tiny_dataset),
@@ -141,7 +117,7 @@ def test_only_the_oracle_reads_the_truth_of_targets(finished: Path, tiny_dataset
 
 def test_a_second_run_does_nothing_again(run: Path, tiny_dataset: Path) -> None:
     before, content = steps(run), sha256_of_tree(run)
-    run_loop(tiny_dataset, run)
+    run_tiny(tiny_dataset, run)
     assert steps(run) == before
     assert sha256_of_tree(run) == content
 
@@ -149,7 +125,7 @@ def test_a_second_run_does_nothing_again(run: Path, tiny_dataset: Path) -> None:
 def test_a_changed_rule_redoes_what_depends_on_it_and_nothing_else(run: Path, tiny_dataset: Path) -> None:
     before = steps(run)
     rules = [{"_target_": "crossmoda.self_training.WeightByCertainty", "power": 2.0}]
-    run_loop(tiny_dataset, run, rules=rules)
+    run_tiny(tiny_dataset, run, rules=rules)
     after = steps(run)
     redone = {name for name in after if after[name] != before.get(name)}
     # Metrics only if other weights gave other labels, which with so little training they need not.
@@ -168,7 +144,7 @@ def test_translated_scans_count_fully_where_no_real_scan_has_a_label(
         {"_target_": "crossmoda.self_training.RequireStructures"},
         {"_target_": "crossmoda.self_training.RequireNear", "distance_mm": 1e-3},
     ]
-    run_loop(tiny_dataset, run, rules=rules, pseudo_hrt2_weights=[0.0])
+    run_tiny(tiny_dataset, run, rules=rules, pseudo_hrt2_weights=[0.0])
     datalist = load_datalist(run / "round_1" / "datalist.json")
     assert not any(item.get("label") for item in datalist["target"] if item.get("weight", 1) > 0)
     assert [item["weight"] for item in datalist["source"]] == [1.0, 1.0]
@@ -180,7 +156,7 @@ def test_impossible_weights_of_translated_scans_are_refused_before_any_training(
     tiny_dataset: Path, tmp_path: Path, weights: Any
 ) -> None:
     with pytest.raises(Exception) as caught:  # noqa: PT011 - MONAI wraps the error, its cause is checked
-        run_loop(tiny_dataset, tmp_path / "run", pseudo_hrt2_weights=weights)
+        run_tiny(tiny_dataset, tmp_path / "run", pseudo_hrt2_weights=weights)
     assert "pseudo_hrt2_weights" in str(find_user_error(caught.value))
     assert not (tmp_path / "run" / "round_0").exists()
 
@@ -203,8 +179,8 @@ def test_translated_scans_step_in_where_fewer_than_half_of_the_real_ones_have_a_
 
 def test_a_changed_device_or_number_of_workers_redoes_nothing(run: Path, tiny_dataset: Path) -> None:
     before = steps(run)
-    settings = {**SIZES["translator_settings"], "num_workers": 1}
-    run_loop(tiny_dataset, run, translator_settings=settings)
+    settings = {**SETTINGS["translator_settings"], "num_workers": 1}
+    run_tiny(tiny_dataset, run, translator_settings=settings)
     after = steps(run)
     del before["./report"], after["./report"]  # the page shows the settings
     assert after == before
@@ -212,7 +188,7 @@ def test_a_changed_device_or_number_of_workers_redoes_nothing(run: Path, tiny_da
 
 def test_a_misspelt_setting_is_named_before_any_training(tiny_dataset: Path, tmp_path: Path) -> None:
     with pytest.raises(Exception) as caught:  # noqa: PT011 - MONAI wraps the error, its cause is checked
-        run_loop(tiny_dataset, tmp_path / "run", segmenter_settings={"max_epoch": 3})
+        run_tiny(tiny_dataset, tmp_path / "run", segmenter_settings={"max_epoch": 3})
     assert "max_epoch: no such key in" in str(find_user_error(caught.value))
     assert not (tmp_path / "run" / "round_0").exists()
 
@@ -266,8 +242,8 @@ def test_two_processes_do_not_share_a_run(run: Path) -> None:
 @pytest.mark.timeout(300)
 def test_a_run_that_is_killed_goes_on_to_the_same_result(finished: Path, tiny_dataset: Path, tmp_path: Path) -> None:
     run, overlay = tmp_path / "run", tmp_path / "sizes.yaml"
-    overlay.write_text(yaml.safe_dump({**SIZES, "anchors": False}))
-    files = f"['{TRAIN}','{overlay}']"
+    overlay.write_text(yaml.safe_dump({**SETTINGS, "anchors": False}))
+    files = f"['{LOOP / 'train.yaml'}','{overlay}']"
     command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", files, "--logging_file", "False"]
     command += ["--dataset_dir", str(tiny_dataset), "--output_dir", str(run)]
     for waited_for in (
@@ -289,9 +265,8 @@ def test_a_run_that_is_killed_goes_on_to_the_same_result(finished: Path, tiny_da
 
 
 def test_inference_repeats_the_last_round_s_predictions(finished: Path, tiny_dataset: Path, tmp_path: Path) -> None:
-    configs = Path(TRAIN).parent
     workflow = ConfigWorkflow(
-        config_file=[str(configs / "inference.yaml"), str(configs / "evaluate.yaml")],
+        config_file=[str(LOOP / "inference.yaml"), str(LOOP / "evaluate.yaml")],
         workflow_type="inference",
         logging_file=False,
         run_dir=str(finished),
@@ -314,13 +289,13 @@ def test_inference_repeats_the_last_round_s_predictions(finished: Path, tiny_dat
 
 def test_mlflow_tracks_the_rounds(tiny_dataset: Path, run: Path) -> None:
     workflow = ConfigWorkflow(
-        config_file=TRAIN,
+        config_file=str(LOOP / "train.yaml"),
         workflow_type="train",
         logging_file=False,
         tracking="mlflow",
         dataset_dir=str(tiny_dataset),
         output_dir=str(run),
-        **SIZES,
+        **SETTINGS,
     )
     workflow.initialize()
     workflow.run()

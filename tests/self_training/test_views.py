@@ -2,55 +2,33 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from support import run_loop, tiny_loop
 
 from crossmoda.data.datalist import load_datalist
 from crossmoda.data.volumes import read_volume
 from crossmoda.errors import find_user_error
 from crossmoda.files import read_json
 from crossmoda.segmentation.cases import cases_to_learn, cases_to_validate
-from crossmoda.self_training.bundles import make_workflow, run_workflow
 
-CONFIGS = Path("bundles/vs_cochlea_self_training/configs")
-SIZES: dict[str, Any] = {
-    "rounds": 0,
-    "anchors": False,
-    "spacing": [1.6, 1.6, 3.0],
-    "crop_size": [48, 32],
-    "translator_settings": {
-        "ngf": 4,
-        "n_blocks": 5,  # so that QS-Attn finds its layer 16
-        "ndf": 4,
-        "batch_size": 2,
-        "iterations_per_epoch": 2,
-        "max_epochs": 1,
-        "patch_size": [48, 32],
-        "num_workers": 0,
-    },
-    "translator_inference_settings": {"ngf": 4, "n_blocks": 5},
-    "segmenter_settings": {"patch_size": [32, 32, 8], "iterations_per_epoch": 1, "max_epochs": 1, "batch_size": 1},
-    "segmenter_inference_settings": {"patch_size": [32, 32, 8]},
-}
+BLOCKS = {"n_blocks": 5}  # so that QS-Attn finds its layer 16
+SETTINGS = tiny_loop(
+    rounds=0,
+    anchors=False,
+    translator_settings={**BLOCKS, "max_epochs": 1},
+    translator_inference_settings=BLOCKS,
+    segmenter_settings={"iterations_per_epoch": 1, "max_epochs": 1},
+)
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def in_the_repository(repository: Path):
-    before = Path.cwd()
-    os.chdir(repository)
-    yield
-    os.chdir(before)
+pytestmark = pytest.mark.usefixtures("one_thread", "in_the_repository")
 
 
 def run_round_0(dataset: Path, run: Path, variant: str, **changes: Any) -> Path:
-    files = [CONFIGS / "train.yaml", CONFIGS / variant]
-    run_workflow(make_workflow(files, "train", dataset_dir=str(dataset), output_dir=str(run), **{**SIZES, **changes}))
+    run_loop(dataset, run, variant, **{**SETTINGS, **changes})
     return run / "round_0"
 
 

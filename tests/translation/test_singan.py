@@ -12,7 +12,7 @@ from ignite.engine import Events
 from torch import nn
 from torch.utils.data import DataLoader
 
-from crossmoda.engines import EpochSeed, History, NonFiniteLossStop, TrainingState
+from crossmoda.engines import AutocastInferer, EpochSeed, History, NonFiniteLossStop, TrainingState
 from crossmoda.errors import CrossmodaError
 from crossmoda.files import read_json
 from crossmoda.translation.singan import (
@@ -206,6 +206,18 @@ def test_losses_add_up_and_training_reconstructs_the_slice(tmp_path: Path) -> No
     network = training.network.eval()
     again = network.render(3, network.reconstruct_below(3), torch.zeros(1, 1, *SIZE))
     assert float((again - picture()).square().mean().sqrt()) < 0.5 * float(picture().std())
+
+
+def test_autocast_gives_nearly_the_losses_of_float32(tmp_path: Path) -> None:
+    def losses(autocast: bool) -> dict[str, list[float]]:
+        folder = tmp_path / str(autocast)
+        Training(folder, inferer=AutocastInferer(enabled=autocast)).run(2)
+        return read_json(folder / "history.json")["series"]
+
+    exact, rough = losses(False), losses(True)
+    assert exact != rough
+    for name, values in exact.items():
+        assert rough[name] == pytest.approx(values, rel=0.05, abs=0.02), name
 
 
 @pytest.mark.parametrize("stop", [1, 2, 3, 5, 7])

@@ -83,12 +83,12 @@ def test_the_engine_gets_every_distance_of_every_kind_of_image(real: RealScans) 
     assert metrics is not None
     assert next(iter(metrics)) == "kernel_distance"  # the first is MONAI's key metric
     assert {
-        f"{name}_distance{kind}" for name in ("kernel", "frechet", "intensity") for kind in ("", "_cet1", "_truth")
+        f"{name}_distance{kind}" for name in ("kernel", "frechet", "intensity") for kind in ("", "_input", "_truth")
     } == set(metrics)
-    metrics["frechet_distance_cet1"].update(
-        metrics["frechet_distance_cet1"]._output_transform([{"cet1_features": draw(4, 7, 5)}, {}])
+    metrics["frechet_distance_input"].update(
+        metrics["frechet_distance_input"]._output_transform([{"input_features": draw(4, 7, 5)}, {}])
     )
-    found = metrics["frechet_distance_cet1"].metric_fn.aggregate().item()
+    found = metrics["frechet_distance_input"].metric_fn.aggregate().item()
     assert found == pytest.approx(frechet_distance(draw(4, 7, 5), real.features))
 
 

@@ -26,8 +26,8 @@ from crossmoda.translation.measures.flicker import FOREGROUND, brightness_flicke
 from crossmoda.translation.measures.intensities import foreground_quantiles
 from crossmoda.translation.measures.masks import named_masks
 
-TRANSLATION, CET1, TRUTH, DIFFERENCE = "translation", "cet1", "truth", "difference"
-KINDS = {TRANSLATION: "pred", CET1: "image", TRUTH: "label"}  # kind -> key of the item
+TRANSLATION, INPUT, TRUTH, DIFFERENCE = "translation", "input", "truth", "difference"
+KINDS = {TRANSLATION: "pred", INPUT: "image", TRUTH: "label"}  # kind -> key of the item
 MEASURES = "measures"
 STRUCTURES = "structures"
 _RANGE = 2.0  # of intensities in [-1, 1]
@@ -133,7 +133,7 @@ class MeasureFlickerd(CaseMeasured):
 
     def measure(self, kind: str, volume: torch.Tensor, item: Item) -> Values:
         """Return the value of a volume (1, X, Y, Z)."""
-        return {"flicker": brightness_flicker(_array(volume), _array(volumes_of(item)[CET1]) > FOREGROUND)}
+        return {"flicker": brightness_flicker(_array(volume), _array(volumes_of(item)[INPUT]) > FOREGROUND)}
 
 
 class DescribeVolumesd(Transform):
@@ -182,4 +182,4 @@ def _array(volume: torch.Tensor) -> np.ndarray:
 
 
 def _spacing(item: Mapping[Hashable, Any]) -> np.ndarray:
-    return spacing_mm(np.asarray(item[KINDS[CET1]].affine, dtype=float))
+    return spacing_mm(np.asarray(item[KINDS[INPUT]].affine, dtype=float))

@@ -47,10 +47,10 @@ def item() -> dict[str, Any]:
 def test_similarity_is_that_of_scikit_image_against_the_true_hrt2(item: dict[str, Any]) -> None:
     found = MeasureSimilarityd()(item)["measures"]
     arrays = {key: item[key].numpy() for key in ("pred", "image", "label")}
-    for kind, key in (("translation", "pred"), ("cet1", "image")):
+    for kind, key in (("translation", "pred"), ("input", "image")):
         expected = peak_signal_noise_ratio(arrays["label"], arrays[key], data_range=2)
         assert found["psnr_db"][kind] == pytest.approx(expected, rel=1e-4)
-    assert set(found["ssim"]) == {"translation", "cet1"}
+    assert set(found["ssim"]) == {"translation", "input"}
     assert "measures" not in item
     assert MeasureSimilarityd()({**item, "label": None})["measures"] == {}
 
@@ -58,13 +58,13 @@ def test_similarity_is_that_of_scikit_image_against_the_true_hrt2(item: dict[str
 def test_similarity_of_equal_images_is_1_and_has_no_decibels(item: dict[str, Any]) -> None:
     found = MeasureSimilarityd()({**item, "pred": item["label"]})["measures"]
     assert found["ssim"]["translation"] == pytest.approx(1)
-    assert set(found["psnr_db"]) == {"cet1"}
+    assert set(found["psnr_db"]) == {"input"}
 
 
 def test_contrast_is_given_for_all_images_and_as_a_difference_to_the_truth(item: dict[str, Any]) -> None:
     found = MeasureContrastd(["vs", "cochlea"], ring_mm=4.0)(item)["measures"]
     masks = {name: item["structures"][index].numpy() == 1 for index, name in enumerate(("vs", "cochlea"))}
-    for kind, key in (("translation", "pred"), ("cet1", "image"), ("truth", "label")):
+    for kind, key in (("translation", "pred"), ("input", "image"), ("truth", "label")):
         expected = structure_contrasts(item[key][0].numpy(), masks, SPACING_MM, 4.0)
         assert found["contrast_vs"][kind] == pytest.approx(expected["vs"])
         assert found["contrast_cochlea"][kind] == pytest.approx(expected["cochlea"])
@@ -84,10 +84,10 @@ def test_without_a_label_or_a_truth_there_is_less_to_measure(item: dict[str, Any
     bare = {key: item[key] for key in ("case", "image", "pred")}
     assert MeasureContrastd(["vs"])(bare)["measures"] == {}
     assert MeasureEdgesd(["vs"])(bare)["measures"] == {}
-    assert set(MeasureFlickerd()(bare)["measures"]["flicker"]) == {"translation", "cet1"}
+    assert set(MeasureFlickerd()(bare)["measures"]["flicker"]) == {"translation", "input"}
 
 
-def test_flicker_is_taken_on_the_cet1s_foreground(item: dict[str, Any]) -> None:
+def test_flicker_is_taken_on_the_inputs_foreground(item: dict[str, Any]) -> None:
     item["image"][:, :13] = -1.0
     jump = torch.zeros(1, *SHAPE)
     jump[:, :13, :, 6] = 0.5  # where the ceT1 shows air
@@ -100,7 +100,7 @@ def test_slices_are_those_about_the_structures_as_high_as_a_real_scan(item: dict
     part = item["pred"][..., 4:10]
     torch.testing.assert_close(found["translation_features"], volume_features(part, SliceFeatures()))
     torch.testing.assert_close(found["translation_quantiles"][0], foreground_quantiles(part))
-    assert found["cet1_features"].shape == found["truth_features"].shape == (6, 80)
+    assert found["input_features"].shape == found["truth_features"].shape == (6, 80)
 
 
 def test_all_slices_count_without_a_label_or_a_height_and_where_the_slab_is_higher(item: dict[str, Any]) -> None:
@@ -129,13 +129,13 @@ def test_pictures_are_cut_where_each_structure_is_largest(item: dict[str, Any]) 
     assert pictures[0].aspect == 1.5
     bare = {key: item[key] for key in ("case", "image", "pred")}
     (middle,) = CutPicturesd(["vs"])(bare)["pictures"]
-    np.testing.assert_array_equal(middle.images["cet1"], item["image"][0, ..., 6].numpy())
+    np.testing.assert_array_equal(middle.images["input"], item["image"][0, ..., 6].numpy())
 
 
 def test_pictures_show_anterior_above_and_the_patients_right_on_the_left(tmp_path: Path) -> None:
     image = np.full((20, 20), -1.0)
     image[12:, 12:] = 1.0  # right and anterior in RAS
-    draw_pictures(tmp_path / "picture.png", [Picture("p", {"cet1": image}, {}, 1.0)])
+    draw_pictures(tmp_path / "picture.png", [Picture("p", {"input": image}, {}, 1.0)])
     pixels = matplotlib.image.imread(tmp_path / "picture.png")[..., :3].mean(axis=-1)
     black = np.argwhere(pixels < 0.02)
     (top, left), (bottom, right) = black.min(axis=0), black.max(axis=0)

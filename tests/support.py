@@ -1,0 +1,72 @@
+"""What tests of several folders use: bundles' workflows, and the loop at its smallest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigWorkflow
+
+from crossmoda.self_training.bundles import make_workflow, run_workflow
+
+BUNDLES = Path(__file__).resolve().parent.parent / "bundles"
+LOOP = BUNDLES / "vs_cochlea_self_training" / "configs"
+TINY_LOOP: dict[str, Any] = {
+    "spacing": [1.6, 1.6, 3.0],
+    "crop_size": [48, 32],
+    "translator_settings": {
+        "ngf": 4,
+        "n_blocks": 1,
+        "ndf": 4,
+        "batch_size": 2,
+        "iterations_per_epoch": 2,
+        "max_epochs": 2,
+        "patch_size": [48, 32],
+        "num_workers": 0,
+    },
+    "translator_inference_settings": {"ngf": 4, "n_blocks": 1},
+    "segmenter_settings": {"patch_size": [32, 32, 8], "iterations_per_epoch": 2, "max_epochs": 2, "batch_size": 1},
+    "segmenter_inference_settings": {"patch_size": [32, 32, 8]},
+}
+
+
+def workflow_of(configs: Path, names: str | list[str], kind: str, **settings: Any) -> ConfigWorkflow:
+    """Return an initialised workflow of configuration files of a folder, merged from left to right.
+
+    Args:
+        configs: the folder.
+        names: of its files, without their ending.
+        kind: "train" or "inference".
+        settings: overrides; paths may be ``Path``.
+    """
+    files = [configs / f"{name}.yaml" for name in ([names] if isinstance(names, str) else names)]
+    texts = {key: str(value) if isinstance(value, Path) else value for key, value in settings.items()}
+    workflow = make_workflow(files, kind, **texts)
+    workflow.initialize()
+    return workflow
+
+
+def interrupt(engine: Any) -> None:
+    """End a training as Ctrl-C does; attach it to an event of the engine."""
+    raise KeyboardInterrupt("cut off")
+
+
+def tiny_loop(**changes: Any) -> dict[str, Any]:
+    """Return ``TINY_LOOP`` with changes, those of ``..._settings`` merged into what stands there."""
+    merged = dict(TINY_LOOP)
+    for key, value in changes.items():
+        merged[key] = {**merged[key], **value} if isinstance(merged.get(key), dict) else value
+    return merged
+
+
+def run_loop(dataset: Path, run: Path, *overlays: str, **settings: Any) -> None:
+    """Run the self-training loop with the real bundles.
+
+    Args:
+        dataset: the data set's folder.
+        run: the run's folder.
+        overlays: files of the bundle's ``configs`` after ``train.yaml``.
+        settings: all overrides, e.g. those of ``tiny_loop``.
+    """
+    files = [LOOP / name for name in ("train.yaml", *overlays)]
+    run_workflow(make_workflow(files, "train", dataset_dir=str(dataset), output_dir=str(run), **settings))
