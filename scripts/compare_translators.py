@@ -5,6 +5,9 @@
 
 Each method is a folder with its translator and its evaluation; what is there already is not done again, so the command
 goes on after any interruption. OUT gets comparison.md, comparison.json and comparison.png.
+
+With --teach true a segmenter is trained on each method's translations and labels, and on the ceT1 and the true hrT2 of
+the same cases; its Dice on the validation cases, real hrT2 that nobody has seen, is the proof of a translation.
 """
 
 from __future__ import annotations
@@ -34,12 +37,15 @@ from crossmoda.files import atomic_path, read_json, write_json, write_text
 from crossmoda.labels import VS
 from crossmoda.preprocessing import ScaleByPercentiles
 from crossmoda.self_training import BundleUse
+from crossmoda.self_training.loop import find_truth
 from crossmoda.self_training.steps import Step, StepFolder
+from crossmoda.self_training.work import Work
 from crossmoda.translation.evaluation_pictures import Picture, draw_slice
 from crossmoda.translation.items import evaluation_items
 
 COLUMNS = 4  # of the picture
 BUNDLE = "bundles/cet1_to_hrt2_translation"
+SEGMENTATION = "bundles/vs_cochlea_hrt2_segmentation"
 KINDS = ("input", "truth", "real")  # what the first method's evaluation says of images that no method made
 NAMES = {"input": "no translation", "truth": "true hrT2", "real": "real hrT2 of others"}
 MEASURES = {  # in the columns' order: title and digits
@@ -52,6 +58,8 @@ MEASURES = {  # in the columns' order: title and digits
     "flicker": ("flicker", 4),
     "dice_vs": ("oracle's Dice VS", 3),
     "dice_cochlea": ("oracle's Dice cochlea", 3),
+    "taught_vs": ("taught Dice VS", 3),
+    "taught_cochlea": ("taught Dice cochlea", 3),
     "kernel_distance": ("kernel distance", 2),
     "frechet_distance": ("Frechet distance", 1),
     "intensity_distance": ("intensity distance", 3),
@@ -64,6 +72,7 @@ def main(
     config: str = "configs/translators.yaml",
     dataset: str | None = None,
     segmenter_weights: str | None = "runs/demo/anchors/oracle/segmenter/model.pt",
+    teach: bool = False,
     only: str = "",
 ) -> None:
     """Train, measure and compare.
@@ -75,6 +84,7 @@ def main(
         dataset: folder of the data; by default it is made beside the output folder.
         segmenter_weights: of a segmenter that has learnt from real hrT2 alone, such as the demo's oracle; where the
             file is missing, its Dice is left out.
+        teach: also train a segmenter on every method's translations, some minutes each, and measure it on real hrT2.
         only: train and measure only the methods whose name holds this text.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -92,6 +102,8 @@ def main(
     for name, method in methods.items():
         if only in name and is_possible(method, data):
             compare_one(name, methods, scale, output, data, further)
+    if teach:
+        teach_all([name for name in methods if only in name], scale, output, data)
     write_comparison(output, list(methods), data, truth)
 
 
@@ -153,6 +165,52 @@ def compare_one(
     folder.do(Step("evaluation", ("evaluation",), evaluate, use.config("inference"), inputs))
 
 
+def teach_all(names: list[str], scale: Mapping[str, Any], output: Path, data: Path) -> None:
+    """Train and measure a segmenter for each method that has been evaluated, and for ceT1 and true hrT2."""
+    if not scale.get("teach"):
+        raise CrossmodaError("--teach: this size says nothing of teach, how a segmenter is to be trained")
+    source = load_datalist(data)["source"]
+    scans = {item["case"]: item["image"] for item in source}
+    images = {NAMES["input"]: scans, NAMES["truth"]: {case: data / "truth" / f"{case}_hrT2.nii.gz" for case in scans}}
+    for name in names:
+        folder = output / folder_name(name) / "evaluation" / "pseudo_hrt2"
+        images[name] = {case: folder / f"{case}_hrT2.nii.gz" for case in scans}
+    for name, files in images.items():
+        if all(Path(file).is_file() for file in files.values()):
+            teach_one(name, files, scale["teach"], output / folder_name(name), data)
+
+
+def teach_one(name: str, images: Mapping[str, Any], settings: Mapping[str, Any], folder: Path, data: Path) -> None:
+    """Train a segmenter on images ``{case: file}`` with the source's labels, and measure it on the validation cases."""
+    logging.info("--- a segmenter taught by: %s", name)
+    datalist, device = load_datalist(data), torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    use = BundleUse(
+        SEGMENTATION,
+        train={**settings["shared"], **settings["train"]},
+        inference={**settings["shared"], **settings["inference"]},
+        inference_overlays=["uncertainty.yaml"],
+    )
+    taught = StepFolder(folder / "taught")
+    taught.path.mkdir(parents=True, exist_ok=True)
+    save_datalist(taught.path / "dataset.json", datalist)
+    structures, truth = settings["shared"]["structures"], find_truth(data / "truth")
+    work = Work(taught.path, datalist, truth, {}, use, (), structures, settings["train"]["seed"], device)
+    view = {} if name in NAMES.values() else {"view": name}  # so that augmentation knows what a translator has made
+    items = [{**item, "image": str(images[item["case"]]), **view} for item in work.items("source")]
+    work.write_datalist(taught, items, [])
+    work.train_segmenter(taught)
+    work.predict(taught, ("validation",))
+    work.evaluate(taught)
+
+
+def taught_dice(folder: Path) -> dict[str, float]:
+    """Return ``{"taught_<structure>": mean Dice}`` of the segmenter that a method's folder holds, if it holds one."""
+    metrics = folder / "taught" / "metrics.json"
+    if not metrics.is_file():
+        return {}
+    return {f"taught_{name}": found["dice"]["mean"] for name, found in read_json(metrics)["structures"].items()}
+
+
 def bundle_use(method: Mapping[str, Any], scale: Mapping[str, Any], further: Mapping[str, Any]) -> BundleUse:
     """Return how a method uses the translation bundle: its own settings over those of the size."""
     shared = {**scale["shared"], **method.get("shared", {})}
@@ -178,10 +236,13 @@ def write_comparison(output: Path, names: list[str], data: Path, truth: Path | N
     measured = {
         name: read_json(output / folder_name(name) / "evaluation" / "metrics.json")["measures"] for name in done
     }
-    rows = {name: of_kind(measures, "translation") for name, measures in measured.items()}
+    rows = {
+        name: {**of_kind(measures, "translation"), **taught_dice(output / folder_name(name))}
+        for name, measures in measured.items()
+    }
     for kind in KINDS:
         if found := of_kind(measured[done[0]], kind):
-            rows[NAMES[kind]] = found
+            rows[NAMES[kind]] = {**found, **taught_dice(output / folder_name(NAMES[kind]))}
     write_json(output / "comparison.json", rows)
     table = markdown(rows)
     write_text(output / "comparison.md", table)

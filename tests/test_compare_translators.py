@@ -12,11 +12,23 @@ from typing import Any
 import pytest
 import yaml
 
+from crossmoda.data.datalist import load_datalist
+
 SIZE: dict[str, Any] = {
     "phantom": None,
     "shared": {"spacing": [1.6, 1.6, 3.0], "crop_size": [48, 32], "ngf": 4, "n_blocks": 1, "num_workers": 0},
     "train": {"ndf": 4, "patch_size": [48, 32], "iterations_per_epoch": 1, "max_epochs": 1, "minimum_foreground": 0.0},
     "evaluate": {"structures": ["vs", "cochlea"]},
+    "teach": {
+        "shared": {
+            "spacing": [1.6, 1.6, 3.0],
+            "crop_size": [48, 32],
+            "patch_size": [32, 32, 8],
+            "structures": ["vs", "cochlea"],
+        },
+        "train": {"iterations_per_epoch": 1, "max_epochs": 1, "batch_size": 1, "seed": 3},
+        "inference": {},
+    },
 }
 NCE = {"nce_layers": [0, 4, 8], "patches": 8, "projection_width": 4}
 METHODS: dict[str, Any] = {
@@ -52,14 +64,19 @@ def test_every_method_is_trained_measured_and_shown_once(
     repository: Path, config: Path, tiny_dataset: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "translators"
-    printed = compare(repository, config, tiny_dataset, output)
+    printed = compare(repository, config, tiny_dataset, output, "--teach", "true")
     rows = json.loads((output / "comparison.json").read_text())
     assert list(rows) == [*list(METHODS)[:3], "no translation", "real hrT2 of others"]  # no true hrT2 is known here
     measures = ("contrast_vs", "edges_cochlea", "flicker", "frechet_distance")
     assert all(isinstance(rows[name][key], float) for name in list(METHODS)[:3] for key in measures)
     assert rows["CycleGAN of sites, ldn"] != rows["CycleGAN of sites, etz"]
+    taught = [name for name in rows if "taught_cochlea" in rows[name]]
+    assert taught == [*list(METHODS)[:3], "no translation"]
+    assert all(0 <= rows[name]["taught_vs"] <= 1 for name in taught)
+    learnt = load_datalist(output / "cut" / "taught" / "datalist.json")["source"]
+    assert all("cut/evaluation/pseudo_hrt2" in item["image"] and item["view"] == "CUT" for item in learnt)
     assert (output / "comparison.png").stat().st_size > 5_000
     assert (output / "comparison.md").read_text() in printed
     before = {path: path.stat().st_mtime_ns for path in output.rglob("*.pt")}
-    compare(repository, config, tiny_dataset, output)
+    compare(repository, config, tiny_dataset, output, "--teach", "true")
     assert {path: path.stat().st_mtime_ns for path in output.rglob("*.pt")} == before
