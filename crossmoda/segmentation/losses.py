@@ -11,7 +11,10 @@ from torch import nn
 
 
 class WeightedTarget(NamedTuple):
-    """What a batch is compared with: label maps (B, 1, X, Y, Z) and one weight a case (B,)."""
+    """What a batch is compared with: label maps (B, 1, X, Y, Z) and one weight a case (B,).
+
+    Labels are uint8 or floating point where a network's outputs differ in size: PyTorch resizes no other integers.
+    """
 
     label: torch.Tensor
     weight: torch.Tensor
@@ -45,8 +48,9 @@ class WeightedCaseLoss(nn.Module):
     """Average a loss over the cases of a batch, each scaled by its weight: ``sum(weight * loss) / cases``.
 
     Dividing by the number of cases rather than by the sum of weights makes a case of weight 0.5 count half even when it
-    is alone in its batch. A stack of outputs (B, K, C, X, Y, Z), which a deeply supervised ``DynUNet`` returns in
-    training, is handed to the loss as a list of K tensors, as ``DeepSupervisionLoss`` expects.
+    is alone in its batch. Deeply supervised networks return K outputs in training, ``DynUNet`` as a stack of one size
+    (B, K, C, X, Y, Z), ``ResUNet2D5`` and ``MedNeXt`` as a sequence of K tensors, each of its own size and the finest
+    first. Either is handed to the loss as a list of K tensors, as ``DeepSupervisionLoss`` expects.
 
     Args:
         loss: of one case: logits (1, C, X, Y, Z), or a list of these, and label map (1, 1, X, Y, Z) to a scalar.
@@ -56,15 +60,21 @@ class WeightedCaseLoss(nn.Module):
         super().__init__()
         self.loss = loss
 
-    def forward(self, prediction: torch.Tensor, target: WeightedTarget) -> torch.Tensor:
+    def forward(self, prediction: torch.Tensor | Sequence[torch.Tensor], target: WeightedTarget) -> torch.Tensor:
         """Return the weighted mean loss, a scalar."""
         label, weight = target
-        losses = [self._loss_of_case(prediction[i : i + 1], label[i : i + 1]) for i in range(len(label))]
-        return (torch.stack(losses) * weight.to(prediction.device)).mean()
+        losses = [self.loss(_output_of_case(prediction, i, label.ndim), label[i : i + 1]) for i in range(len(label))]
+        return (torch.stack(losses) * weight.to(losses[0].device)).mean()
 
-    def _loss_of_case(self, prediction: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
-        deeply_supervised = prediction.ndim == label.ndim + 1
-        return self.loss(list(prediction.unbind(dim=1)) if deeply_supervised else prediction, label)
+
+def _output_of_case(
+    prediction: torch.Tensor | Sequence[torch.Tensor], case: int, dimensions: int
+) -> torch.Tensor | list[torch.Tensor]:
+    """Return a case's logits, or a list of them if there are several."""
+    if not isinstance(prediction, torch.Tensor):
+        return [level[case : case + 1] for level in prediction]
+    logits = prediction[case : case + 1]
+    return list(logits.unbind(dim=1)) if prediction.ndim == dimensions + 1 else logits
 
 
 def prepare_weighted_batch(

@@ -8,6 +8,8 @@ import torch
 from monai.networks.blocks import Convolution
 from torch import nn
 
+from crossmoda.errors import CrossmodaError
+
 LEVELS = 5
 
 
@@ -26,10 +28,10 @@ class UNet2D5(nn.Module):
         out_channels: classes, background included.
         channels: feature channels of the five levels, fine to coarse.
         dimensions: 2 or 3 for each level.
-        dropout: probability in each encoder level's block; the decoder has none.
+        dropout: probability between the convolutions of each level's blocks, in encoder and decoder.
 
     Raises:
-        ValueError: not five levels, a dimension other than 2 or 3, or (in ``forward``) a size that cannot be halved.
+        CrossmodaError: not five levels, a dimension other than 2 or 3, or (``forward``) a size that is not divisible.
     """
 
     def __init__(
@@ -43,7 +45,7 @@ class UNet2D5(nn.Module):
         super().__init__()
         _check_levels(channels=channels, dimensions=dimensions, dropout=dropout)
         if any(dimension not in (2, 3) for dimension in dimensions):
-            raise ValueError(f"dimensions must be 2 or 3 for each level, got {list(dimensions)}")
+            raise CrossmodaError(f"dimensions must be 2 or 3 for each level, got {list(dimensions)}")
         inputs = [in_channels, *channels[:-1]]
         *blocks, bottom = (_block(*level) for level in zip(inputs, channels, dimensions, dropout, strict=True))
         self.encoder = nn.ModuleList(blocks)
@@ -54,7 +56,7 @@ class UNet2D5(nn.Module):
         for level in reversed(range(LEVELS - 1)):
             stride = _size(2, dimensions[level])
             self.upsamplers.append(nn.ConvTranspose3d(channels[level + 1], channels[level], stride, stride))
-            self.decoder.append(_block(2 * channels[level], channels[level], dimensions[level], 0.0))
+            self.decoder.append(_block(2 * channels[level], channels[level], dimensions[level], dropout[level]))
         self.head = nn.Conv3d(channels[0], out_channels, (3, 3, 1), padding=(1, 1, 0))
         in_slice = 2 ** (LEVELS - 1)
         across_slices = 2 ** sum(dimension == 3 for dimension in dimensions[:-1])
@@ -64,7 +66,7 @@ class UNet2D5(nn.Module):
         """Return logits (B, out_channels, X, Y, Z) for an image (B, in_channels, X, Y, Z)."""
         for axis, factor in enumerate(self.factors):
             if image.shape[2 + axis] % factor != 0:
-                raise ValueError(f"a patch of {image.shape[2:]} voxels is not divisible by {self.factors}")
+                raise CrossmodaError(f"a patch of {image.shape[2:]} voxels is not divisible by {self.factors}")
         skips: list[torch.Tensor] = []
         features = image
         for block, pool in zip(self.encoder, self.pools):  # noqa: B905 - TorchScript knows no strict
@@ -80,7 +82,7 @@ class UNet2D5(nn.Module):
 def _check_levels(**settings: Sequence[float]) -> None:
     for name, values in settings.items():
         if len(values) != LEVELS:
-            raise ValueError(f"{name} needs {LEVELS} values, one a level, got {list(values)}")
+            raise CrossmodaError(f"{name} needs {LEVELS} values, one a level, got {list(values)}")
 
 
 def _size(size: int, dimension: int) -> tuple[int, int, int]:

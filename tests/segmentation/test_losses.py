@@ -4,6 +4,7 @@ import pytest
 import torch
 from monai.losses import DeepSupervisionLoss, DiceCELoss
 from monai.networks.nets import DynUNet
+from monai.networks.nets.mednext import create_mednext
 
 from crossmoda.segmentation.losses import (
     DiceAndWeightedCrossEntropy,
@@ -63,6 +64,43 @@ def test_dynunet_trains_through_it():
     label = torch.randint(0, 3, (2, 1, 8, 12, 16))
     loss = WeightedCaseLoss(DeepSupervisionLoss(dice_ce()))
     loss(network(torch.rand(2, 1, 8, 12, 16)), WeightedTarget(label, torch.ones(2))).backward()
+    assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+def test_outputs_of_their_own_sizes_count_one_half_quarter_and_weigh_by_case():
+    # Logits are 0 on every level: Dice loss 1/2 wherever half the voxels are foreground, cross-entropy log 2. Of each
+    # pair, MONAI keeps the second voxel, so the levels of labels 1, 1, 0, 0 and of 0, 0, 1, 1 are half foreground, too.
+    levels = (torch.zeros(2, 2, 1, 1, 4), torch.zeros(2, 2, 1, 1, 2))
+    target = target_of([[1, 1, 0, 0], [0, 0, 1, 1]], [0.3, 1.0])
+    for outputs in (levels, list(levels)):
+        loss = WeightedCaseLoss(DeepSupervisionLoss(dice_ce()))(outputs, target)
+        assert loss.item() == pytest.approx((0.3 + 1.0) / 2 * 1.5 * (0.5 + math.log(2)), abs=1e-4)
+
+
+def test_a_sequence_of_outputs_costs_what_the_same_stack_does():
+    torch.manual_seed(0)
+    stack = torch.randn(2, 3, 3, 4, 5, 6)
+    target = WeightedTarget(torch.randint(0, 3, (2, 1, 4, 5, 6)), torch.tensor([0.5, 1.0]))
+    loss = WeightedCaseLoss(DeepSupervisionLoss(dice_ce()))
+    assert torch.equal(loss(stack, target), loss(stack.unbind(dim=1), target))
+
+
+def test_each_case_meets_its_own_label_on_every_level():
+    # Case 1 is right on both levels and costs nothing; case 0 has weight 0.
+    label = torch.tensor([[0, 0, 1, 1], [1, 1, 0, 0]], dtype=torch.uint8)
+    fine = 20.0 * torch.stack([1 - label, label], dim=1)[:, :, None, None]
+    target = WeightedTarget(label.reshape(2, 1, 1, 1, 4), torch.tensor([0.0, 1.0]))
+    loss = WeightedCaseLoss(DeepSupervisionLoss(dice_ce()))
+    assert loss([fine, fine[..., 1::2]], target).item() == pytest.approx(0, abs=1e-4)
+    assert loss([fine, fine[..., 1::2].flip(0)], target).item() > 0.5
+
+
+def test_mednext_trains_through_it():
+    network = create_mednext("S", out_channels=3, deep_supervision=True).train()
+    label = torch.randint(0, 3, (1, 1, 32, 16, 16), dtype=torch.uint8)
+    outputs = network(torch.rand(1, 1, 32, 16, 16))
+    assert [tuple(output.shape[2:]) for output in outputs] == [(32 >> i, 16 >> i, 16 >> i) for i in range(5)]
+    WeightedCaseLoss(DeepSupervisionLoss(dice_ce()))(outputs, WeightedTarget(label, torch.ones(1))).backward()
     assert all(parameter.grad is not None for parameter in network.parameters())
 
 

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from crossmoda.errors import CrossmodaError
 from crossmoda.segmentation.unet2d5 import UNet2D5
 
 
@@ -34,7 +35,7 @@ def test_two_dimensional_levels_do_not_mix_slices():
 
 @pytest.mark.parametrize("shape", [(24, 32, 4), (16, 40, 4), (16, 16, 6)])
 def test_a_size_that_cannot_be_halved_is_refused(shape):
-    with pytest.raises(ValueError, match=r"not divisible by \(16, 16, 4\)"):
+    with pytest.raises(CrossmodaError, match=r"not divisible by \(16, 16, 4\)"):
         small()(torch.rand(1, 1, *shape))
 
 
@@ -55,10 +56,14 @@ def test_parameter_count_is_that_of_the_published_layers():
     assert sum(parameter.numel() for parameter in UNet2D5(1, 3).parameters()) == encoder + decoder + head == 22_135_029
 
 
-def test_dropout_follows_the_levels():
+def test_dropout_follows_the_levels_in_encoder_and_decoder():
     network = UNet2D5(1, 2, channels=(2, 2, 2, 2, 2))
-    rates = [module.p for module in network.modules() if isinstance(module, torch.nn.Dropout)]
-    assert sorted(rate for rate in rates if rate > 0) == [0.3, 0.4, 0.5]
+
+    def rates(blocks):
+        return [module.p for block in blocks for module in block.modules() if isinstance(module, torch.nn.Dropout)]
+
+    assert rates([*network.encoder, network.bottom]) == [0.0, 0.0, 0.3, 0.4, 0.5]
+    assert rates(network.decoder) == [0.4, 0.3, 0.0, 0.0]  # coarse to fine; PyMIC hands a level's rate to both blocks
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -68,7 +73,7 @@ def test_torchscript_gives_the_same_output():
 
 
 def test_wrong_settings_are_refused():
-    with pytest.raises(ValueError, match="channels needs 5 values"):
+    with pytest.raises(CrossmodaError, match="channels needs 5 values"):
         UNet2D5(1, 2, channels=(2, 4))
-    with pytest.raises(ValueError, match="dimensions must be 2 or 3"):
+    with pytest.raises(CrossmodaError, match="dimensions must be 2 or 3"):
         small(dimensions=(1, 2, 3, 3, 3))
