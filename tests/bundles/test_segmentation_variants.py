@@ -13,6 +13,7 @@ from monai.bundle import ConfigParser
 from support import workflow_of
 
 from crossmoda.data.datalist import load_datalist
+from crossmoda.errors import find_user_error
 from crossmoda.files import read_json
 from crossmoda.segmentation.checks import check_network
 
@@ -85,3 +86,21 @@ def test_a_variant_trains_and_its_weights_predict(
         image, label = nib.load(item["image"]), nib.load(tmp_path / "out" / f"{item['case']}_Label.nii.gz")
         assert label.shape == image.shape
         np.testing.assert_allclose(label.affine, image.affine, atol=1e-4)
+
+
+@pytest.mark.parametrize(("base", "kind"), [("train", "train"), ("inference", "inference")])
+def test_a_patch_that_the_network_cannot_take_stops_before_any_image_is_read(
+    configs: Path, base: str, kind: str, tiny_dataset: Path, tmp_path: Path
+) -> None:
+    settings = {**TINY, "patch_size": [32, 24, 16], "dataset_dir": tiny_dataset, "output_dir": tmp_path}
+    with pytest.raises(Exception, match=r".") as caught:
+        workflow_of(configs, [base, "variant_mednext"], kind, **settings)
+    message = str(find_user_error(caught.value))
+    assert "multiples of [16, 16, 16]; give --patch_size '[32, 32, 16]'" in message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_network_that_does_not_exist_is_named(configs: Path, tiny_dataset: Path, tmp_path: Path) -> None:
+    settings = {**TINY, "network_def": {"_target_": "UNetOfMine"}, "dataset_dir": tiny_dataset, "output_dir": tmp_path}
+    with pytest.raises(Exception, match="UNetOfMine"):
+        workflow_of(configs, "inference", "inference", **settings)
