@@ -7,10 +7,13 @@ downloaded.
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 import os
 import resource
+import shutil
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,12 +26,14 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # before PyTorch is imported; 
 import fire
 import numpy as np
 import torch
-from monai.inferers import SlidingWindowInferer
-from monai.networks.nets import DynUNet
+from monai.bundle import ConfigParser
 
 from crossmoda.data.phantom import draw_patient, draw_protocol, rasterise, render
+from crossmoda.data.volumes import write_volume
 from crossmoda.engines import AutocastInferer
 from crossmoda.evaluation.metrics import structure_scores
+from crossmoda.segmentation.losses import WeightedTarget
+from crossmoda.self_training.bundles import make_workflow
 from crossmoda.self_training.selection import Candidate, RefineByContrast, TakeAwayFluid
 from crossmoda.translation.cut import CUTTrainer
 from crossmoda.translation.cyclegan import CycleGANTrainer
@@ -43,7 +48,15 @@ from crossmoda.translation.singan import NoiseSource, SinGAN
 from crossmoda.translation.singan_training import ScaleInTraining, SinGANTrainer
 
 SPACING_MM = (0.5, 0.5, 1.5)
+SCAN = (448, 448, 80)
 NCE_LAYERS = (0, 4, 8, 12, 16)
+SEGMENTATION = Path("bundles/vs_cochlea_hrt2_segmentation/configs")
+SEGMENTERS = {  # network and its overlay
+    "DynUNet": "",
+    "2.5D U-Net": "variant_unet2d5",
+    "2.5D ResUNet": "variant_resunet2d5",
+    "MedNeXt": "variant_mednext",
+}
 METHODS = ("CycleGAN", "CycleGAN of U-Nets", "CUT", "FastCUT", *(f"QS-Attn {mode}" for mode in ATTENTION))
 
 Work = Callable[[], object]
@@ -58,6 +71,7 @@ class Row:
     build: Callable[[torch.device], Work]
 
 
+@fire.decorators.SetParseFn(str, "only")  # a name with a comma is no tuple
 def main(repetitions: int = 3, only: str = "") -> None:
     """Print the table.
 
@@ -106,7 +120,7 @@ def resident_mebibytes() -> float:
 def rows() -> list[Row]:
     """Return what to time."""
     precisions = (("float32", False), ("bfloat16", True))
-    found = [Row("phantom: one hrT2 volume of 272x160x40", "float32", partial(_as_it_is, phantom_volume))]
+    found = [Row("phantom: one hrT2 volume of 272x160x40", "float32", phantom)]
     sizes = dict.fromkeys(METHODS, 128)
     sizes |= {
         "QS-Attn global": 256,
@@ -123,27 +137,28 @@ def rows() -> list[Row]:
         for at_once in (fewest, 8):
             how = f"{at_once} at once, "
             found += [Row(what, how + p, partial(translated_volume, name, at_once, amp)) for p, amp in precisions]
-    for what, build in (
-        ("segmenter: DynUNet step, batch 2 of 64x64x24", segmenter_step),
-        ("segmenter: prediction of 256x256x80, window 96x80x32", prediction),
-    ):
-        found += [Row(what, name, partial(build, amp)) for name, amp in precisions]
+    for network, overlay in SEGMENTERS.items():
+        what = f"segmenter: {network} step, batch 2 of 96x80x32"
+        found += [Row(what, name, partial(segmenter_step, overlay, amp)) for name, amp in precisions]
+    for network, overlay in SEGMENTERS.items():
+        what = f"segmenter: {network}, scan of 448x448x80 from file to file"
+        found += [Row(what, name, partial(segmented_scan, overlay, amp)) for name, amp in precisions]
     found.append(Row("metrics: Dice, ASSD, HD95 of a 20 mm ball, 448x448x80", "-", ball_metrics))
     found.append(Row("self-training: contrast rules on a pseudo-label, 448x448x80", "-", contrast_rules))
     return found
 
 
-def _as_it_is(work: Work, device: torch.device) -> Work:
-    """Return work that needs no preparation."""
-    return work
-
-
-def phantom_volume() -> np.ndarray:
+def phantom_volume(shape: tuple[int, int, int], affine: np.ndarray) -> np.ndarray:
     """Draw, rasterise and render one patient."""
     rng = np.random.default_rng(0)
+    return render(rasterise(draw_patient(rng), shape, affine), draw_protocol("ldn", "hrT2", rng), rng)
+
+
+def phantom(device: torch.device) -> Work:
+    """Return the making of one hrT2 volume about the posterior fossa."""
     affine = np.diag([0.41, 0.41, 1.5, 1.0])
     affine[:3, 3] = [-55.8, -32.8, -30.0]
-    return render(rasterise(draw_patient(rng), (272, 160, 40), affine), draw_protocol("ldn", "hrT2", rng), rng)
+    return partial(phantom_volume, (272, 160, 40), affine)
 
 
 def translator_step(method: str, size: int, plain: bool, autocast: bool, device: torch.device) -> Work:
@@ -220,27 +235,25 @@ def without_gradients(inferer: AutocastInferer, volume: torch.Tensor, network: t
         return inferer(volume, network)
 
 
-def segmenter() -> DynUNet:
-    """Return the network of the segmentation bundle's ``train.yaml``, without deep supervision."""
-    return DynUNet(
-        spatial_dims=3,
-        in_channels=1,
-        out_channels=3,
-        kernel_size=[[3, 3, 1], [3, 3, 3], [3, 3, 3], [3, 3, 3]],
-        strides=[[1, 1, 1], [2, 2, 1], [2, 2, 2], [2, 2, 2]],
-        upsample_kernel_size=[[2, 2, 1], [2, 2, 2], [2, 2, 2]],
-        filters=[16, 32, 64, 96],
-    )
+def segmenter_files(overlay: str, base: str) -> list[str]:
+    """Return the configuration files of the segmentation bundle with one of its networks."""
+    return [str(SEGMENTATION / f"{name}.yaml") for name in (base, overlay) if name]
 
 
-def segmenter_step(autocast: bool, device: torch.device) -> Work:
-    """Return one optimisation step of the segmenter on a batch."""
-    network, batch = segmenter().to(device), torch.randn(2, 1, 64, 64, 24, device=device)
-    optimizer = torch.optim.Adam(network.parameters())
+def segmenter_step(overlay: str, autocast: bool, device: torch.device) -> Work:
+    """Return one optimisation step of a segmenter on a batch, deep supervision and loss as ``train.yaml`` has them."""
+    parser = ConfigParser()
+    parser.read_config(segmenter_files(overlay, "train"))
+    network = parser.get_parsed_content("network_def").to(device).train()
+    batch, label = torch.randn(2, 1, 96, 80, 32, device=device), torch.zeros(2, 1, 96, 80, 32, dtype=torch.uint8)
+    label[:, :, 30:50, 30:50, 10:20], label[:, :, 60:64, 30:34, 10:14] = 1, 2
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4)
+    target = WeightedTarget(label.to(device), torch.ones(2, device=device))
+    loss_function = parser.get_parsed_content("loss_def").to(device)
     inferer = AutocastInferer(enabled=autocast)
 
     def work() -> None:
-        loss = inferer(batch, network).square().mean()
+        loss = loss_function(inferer(batch, network), target)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -248,11 +261,22 @@ def segmenter_step(autocast: bool, device: torch.device) -> Work:
     return work
 
 
-def prediction(autocast: bool, device: torch.device) -> Work:
-    """Return the prediction of a volume by overlapping windows, as ``inference.yaml`` does it."""
-    network, volume = segmenter().to(device).eval(), torch.randn(1, 1, 256, 256, 80, device=device)
-    inferer = AutocastInferer(SlidingWindowInferer((96, 80, 32), 2, overlap=0.5, mode="gaussian"), enabled=autocast)
-    return partial(without_gradients, inferer, volume, network)
+def segmented_scan(overlay: str, autocast: bool, device: torch.device) -> Work:
+    """Return the way of a scan from its file to its labels' file, as ``inference.yaml`` goes it; weights are random."""
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    affine = np.diag([-SPACING_MM[0], -SPACING_MM[1], SPACING_MM[2], 1.0])
+    affine[:3, 3] = [size * n / 2 for size, n in zip(SPACING_MM, SCAN, strict=True)] * np.array([1, 1, -1])
+    write_volume(folder / "scan" / "case_hrT2.nii.gz", phantom_volume(SCAN, affine), affine)
+    parser = ConfigParser()
+    parser.read_config(segmenter_files(overlay, "inference"))
+    torch.manual_seed(0)
+    torch.save(parser.get_parsed_content("network_def").state_dict(), folder / "model.pt")
+    places = {"dataset_dir": folder / "scan", "output_dir": folder / "out", "weights": folder / "model.pt"}
+    settings = {"device": device, "amp": autocast, **{key: str(path) for key, path in places.items()}}
+    workflow = make_workflow(segmenter_files(overlay, "inference"), "inference", **settings)
+    workflow.initialize()
+    return workflow.run
 
 
 def ball(centre_mm: tuple[float, float, float], radius_mm: float) -> np.ndarray:

@@ -66,6 +66,7 @@ MEASURES = {  # in the columns' order: title and digits
 }
 
 
+@fire.decorators.SetParseFn(str, "only")  # a name with a comma is no tuple
 def main(
     output_dir: str = "runs/translators",
     size: str = "synthetic",
