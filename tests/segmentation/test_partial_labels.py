@@ -82,7 +82,7 @@ def test_no_gradient_moves_probability_between_an_unknown_structure_and_the_back
     # Adding e * p_background to the cochlea's logit and taking e * p_cochlea from the background's keeps their sum.
     logits = logits_of([0.5, 0.2, 0.3], [0.1, 0.6, 0.3]).requires_grad_()
     plain_loss()(logits, target_of([[0, 1]], [VS_ALONE])).backward()
-    background, tumour, cochlea = logits.detach().softmax(dim=1)[0]
+    background, _, cochlea = logits.detach().softmax(dim=1)[0]
     gradient = logits.grad[0]
     assert (background * gradient[2] - cochlea * gradient[0]).abs().max() < 1e-7
     assert gradient[1].abs().min() > 0.1  # the tumour is learnt
