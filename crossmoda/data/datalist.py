@@ -1,10 +1,12 @@
 """Datalists: JSON files in MONAI's manner that say which scan, with which label, is used for what.
 
 ``{"edition", "labels": {"vs": 1, "cochlea": 2}, "source": [item], "target": [item], "validation": [item]}`` with
-``item = {"case", "site", "image", "label"?, "labels"?, "weight"?, "view"?, "augmentation"?, "provenance"?}``.
-``labels`` in an item replaces the list's for it: a pseudo-label is numbered as the network that made it does.
-``weight`` (1.0) scales the item's share in the loss, ``view`` names the translator that rendered it, followed by ``+``
-and the alteration for an augmented copy, which ``augmentation`` describes; ``provenance`` says who made the label.
+``item = {"case", "site", "image", "label"?, "labels"?, "confidence"?, "structure_weights"?, "weight"?, "view"?,
+"augmentation"?, "provenance"?}``. ``labels`` in an item replaces the list's for it: a pseudo-label is numbered as the
+network that made it does. ``confidence`` is a file on the label's grid that says how far each voxel is trusted, 0 to 1,
+``structure_weights`` (``{"cochlea": 0.3}``) how far each structure is, for ``crossmoda.data.annotations``. ``weight``
+(1.0) scales the item's share in the loss, ``view`` names the translator that rendered it, followed by ``+`` and the
+alteration for an augmented copy, which ``augmentation`` describes; ``provenance`` says who made the label.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ from crossmoda.files import read_json, write_json
 
 SECTIONS = ("source", "target", "validation")
 STATUSES = ("pseudo", "approved", "corrected", "flagged")
-FILE_KEYS = ("image", "label")
+FILE_KEYS = ("image", "label", "confidence")
+ANNOTATION_KEYS = ("labels", "confidence", "structure_weights")
 
 Item = dict[str, Any]
 Datalist = dict[str, Any]
@@ -174,8 +177,9 @@ def segmentation_items(
         pseudo_labelled: False leaves out the items whose label is a network's.
 
     Returns:
-        Items with ``case, site, view, image, label, weight`` and, where it differs from the list's, ``labels``
-        (``MapLabelsByNamed`` uses and removes it); nothing else, so that items of different sections can be batched.
+        Items with ``case, site, view, image, label, weight`` and, where they have them, ``labels`` (other than the
+        list's), ``confidence`` and ``structure_weights``, which transforms use and remove; nothing else, so that items
+        of different sections can be batched.
     """
     datalist = load_datalist(path)
     items = [item for name in sections for item in _section(datalist, name, path)]
@@ -186,7 +190,7 @@ def segmentation_items(
 
 def _trainable(item: Item) -> Item:
     kept = _plain_item(item) | {"label": item["label"], "weight": float(item.get("weight", 1.0))}
-    return kept | ({"labels": item["labels"]} if "labels" in item else {})
+    return kept | {key: item[key] for key in ANNOTATION_KEYS if item.get(key)}
 
 
 def unpaired_items(

@@ -87,9 +87,16 @@ def training_fingerprint(items: Sequence[Item], *settings: Any) -> str:
     A checkpoint is resumed only under the fingerprint that it was written with.
     """
     cases = [
-        [item["case"], item["view"], str(item["image"]), sha256_of(item["label"]), item["weight"]] for item in items
+        [item["case"], item["view"], str(item["image"]), sha256_of(item["label"]), item["weight"], *_annotation(item)]
+        for item in items
     ]
     return hash_of([cases, *(str(setting) for setting in settings)])
+
+
+def _annotation(item: Item) -> list[Any]:
+    """Return what else decides how an item's label is learnt from; nothing for a plain one."""
+    confidence = [sha256_of(item["confidence"])] if item.get("confidence") else []
+    return [*confidence, *(item[key] for key in ("labels", "structure_weights") if item.get(key))]
 
 
 def _labelled(dataset_dir: str | Path, sections: Sequence[str], remedy: str) -> list[Item]:

@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from monai.losses import DeepSupervisionLoss, DiceCELoss
+from monai.losses import DeepSupervisionLoss, DiceCELoss, DiceLoss
 from monai.networks.nets import DynUNet
 from monai.networks.nets.mednext import create_mednext
 
@@ -145,3 +145,112 @@ def test_a_tumour_found_where_there_is_none_is_charged():
     logits = logits_of([[0.1, 0.8, 0.1], [0.8, 0.1, 0.1]]).requires_grad_()
     DiceAndWeightedCrossEntropy([1.0, 3.0, 9.0])(logits, label).backward()
     assert logits.grad[0, 1, 0, 0, 0].item() == pytest.approx(0.8 / 2, abs=1e-3)
+
+
+def with_trust(label, trust):
+    """Return targets (B, 2, ...) of labels (B, 1, ...) with a trust in 255ths for each voxel."""
+    return torch.cat([label, torch.tensor(trust, dtype=label.dtype).reshape(label.shape)], dim=1)
+
+
+def random_volume(voxels=6, classes=3, cases=1):
+    torch.manual_seed(0)
+    label = torch.randint(0, classes, (cases, 1, 1, 1, voxels), dtype=torch.uint8)
+    return torch.randn(cases, classes, 1, 1, voxels), label
+
+
+@pytest.mark.parametrize("settings", [{}, {"batch": True}, {"cross_entropy_weight": 0.0}])
+def test_a_voxel_that_is_not_trusted_might_as_well_not_be_there(settings):
+    logits, label = random_volume(6)
+    loss = DiceAndWeightedCrossEntropy([1.0, 3.0, 9.0], **settings)
+    ignored = loss(logits, with_trust(label, [255, 255, 0, 255, 0, 255]))
+    kept = [0, 1, 3, 5]
+    assert ignored.item() == pytest.approx(loss(logits[..., kept], label[..., kept]).item(), abs=1e-6)
+
+
+def test_full_trust_is_the_plain_loss():
+    logits, label = random_volume(6, cases=2)
+    for batch in (False, True):
+        loss = DiceAndWeightedCrossEntropy([1.0, 3.0, 9.0], batch=batch)
+        assert loss(logits, with_trust(label, [255] * 12)).item() == pytest.approx(loss(logits, label).item(), abs=1e-6)
+
+
+def test_a_voxel_trusted_by_a_third_counts_as_a_third_of_one():
+    logits, label = random_volume(4)
+    loss = DiceAndWeightedCrossEntropy([1.0, 3.0, 9.0])
+    thirds = [0, 0, 0, 1, 1, 1, 2, 2, 2, 3]  # voxels 0 to 2 three times, voxel 3 once
+    graded = loss(logits, with_trust(label, [255, 255, 255, 85]))
+    assert graded.item() == pytest.approx(loss(logits[..., thirds], label[..., thirds]).item(), abs=1e-4)
+
+
+def test_no_gradient_reaches_a_voxel_that_is_not_trusted():
+    logits, label = random_volume(4)
+    logits.requires_grad_()
+    DiceAndWeightedCrossEntropy([1.0, 3.0, 9.0])(logits, with_trust(label, [255, 0, 255, 255])).backward()
+    assert logits.grad[..., 1].abs().max() == 0
+    assert logits.grad[..., 0].abs().max() > 0
+
+
+def test_a_volume_of_which_no_voxel_is_trusted_costs_nothing():
+    logits, label = random_volume(4)
+    logits.requires_grad_()
+    loss = DiceAndWeightedCrossEntropy([1.0, 3.0, 9.0])(logits, with_trust(label, [0] * 4))
+    loss.backward()
+    assert loss.item() == pytest.approx(0.0, abs=1e-6)
+    assert logits.grad.isfinite().all()
+
+
+def test_trust_is_carried_to_coarser_heads():
+    # The coarse voxel takes fine voxel 1 (nearest-exact), which is not trusted: only the fine head is charged.
+    logits, label = random_volume(2)
+    inner = DiceAndWeightedCrossEntropy([1.0, 1.0, 1.0])
+    target = with_trust(label, [255, 0])
+    deep = DeepSupervisionLoss(inner)([logits, torch.randn(1, 3, 1, 1, 1)], target)
+    assert deep.item() == pytest.approx(inner(logits, target).item(), abs=1e-6)
+
+
+def test_the_dice_loss_alone_is_monai_s():
+    logits, label = random_volume(6, cases=2)
+    for batch in (False, True):
+        expected = DiceLoss(include_background=False, to_onehot_y=True, softmax=True, batch=batch)(logits, label)
+        assert DiceAndWeightedCrossEntropy([1.0, 3.0, 9.0], 0.0, batch=batch)(logits, label).item() == expected.item()
+
+
+def test_card_c_s_cross_entropy_is_divided_by_the_number_of_voxels():
+    # (1 * log 2 + 9 * log 4) / 2 = 9.5 log 2, 20 times; Dice as above.
+    logits = logits_of([[0.5, 0.25, 0.25], [0.5, 0.25, 0.25]])
+    label = torch.tensor([0, 2]).reshape(1, 1, 1, 1, 2)
+    loss = DiceAndWeightedCrossEntropy([1.0, 3.0, 9.0], 20.0, per_voxel=True)(logits, label)
+    assert loss.item() == pytest.approx((1 + 2 / 3) / 2 + 20 * 9.5 * math.log(2), rel=1e-5)
+
+
+def test_a_batch_s_dice_sums_over_its_cases():
+    # Probability 1/2 everywhere, one voxel of foreground in four: 2 * 1/2 / (4/2 + 1) = 1/3, entropy log 2.
+    target = target_of([[0, 1], [0, 0]], [1.0, 1.0])
+    loss = WeightedCaseLoss(DiceAndWeightedCrossEntropy([1.0, 1.0], batch=True), batch_wise=True)
+    assert loss(torch.zeros(2, 2, 1, 1, 2), target).item() == pytest.approx(2 / 3 + math.log(2), abs=1e-4)
+
+
+def test_a_case_s_weight_scales_its_voxels_in_a_batch_s_dice():
+    # Weights 1/2 and 1 have mean 3/4, so voxels weigh 2/3 and 4/3: Dice = 2 * (2/3)/2 / ((4/3 + 8/3)/2 + 2/3) = 1/4.
+    # The entropy is log 2 whatever the weights; all is scaled by the mean, 3/4.
+    target = target_of([[0, 1], [0, 0]], [0.5, 1.0])
+    loss = WeightedCaseLoss(DiceAndWeightedCrossEntropy([1.0, 1.0], batch=True), batch_wise=True)
+    expected = 0.75 * (3 / 4 + math.log(2))
+    assert loss(torch.zeros(2, 2, 1, 1, 2), target).item() == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_light_batch_stays_light_and_one_of_weight_zero_is_silent():
+    logits, label = random_volume(4, cases=2)
+    loss = WeightedCaseLoss(DiceAndWeightedCrossEntropy([1.0, 3.0, 9.0], batch=True, per_voxel=True), batch_wise=True)
+    full, half, none = (loss(logits, WeightedTarget(label, torch.full((2,), w))).item() for w in (1.0, 0.5, 0.0))
+    assert half == pytest.approx(full / 2)
+    assert none == 0
+
+
+def test_bfloat16_logits_cost_what_the_same_numbers_cost_in_float32():
+    logits, label = random_volume(4096)
+    label[..., 100:] = 0
+    coarse = logits.bfloat16()
+    for loss in (WeightedCaseLoss(dice_ce()), WeightedCaseLoss(DiceAndWeightedCrossEntropy([1.0, 3.0, 9.0], 0.0))):
+        target = WeightedTarget(label, torch.ones(1), torch.tensor([[0, 1, 0]]))
+        assert loss(coarse, target).item() == loss(coarse.float(), target).item()

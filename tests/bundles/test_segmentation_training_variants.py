@@ -1,0 +1,259 @@
+"""The segmentation bundle's training with other structures, labels, losses and augmentations."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.data.utils import set_rnd
+from support import workflow_of
+
+from crossmoda.errors import find_user_error
+
+BUNDLE = "vs_cochlea_hrt2_segmentation"
+SHAPE, PATCH, SPACING = (40, 36, 16), (32, 24, 12), (0.6, 0.6, 1.5)
+EDITIONS = {"2022": {"vs": 1, "cochlea": 2}, "2023": {"extra": 1, "intra": 2, "cochlea": 3}}
+AUGMENTATIONS = ["variant_augmentation_chen", "variant_augmentation_nnunet", "variant_augmentation_wu"]
+BY_NAME = {"structures": "@structures"}
+FUNCTIONS = "crossmoda.segmentation.by_name"
+NAMED: dict[str, Any] = {  # settings by name, whatever the structures
+    "class_weights": {
+        "_target_": f"{FUNCTIONS}.values_of_channels",
+        "values": {"background": 1, "vs": 3, "cochlea": 9},
+        **BY_NAME,
+    },
+    "class_ratios": {
+        "_target_": f"{FUNCTIONS}.values_of_channels",
+        "values": {"background": 1, "vs": 1, "cochlea": 1},
+        **BY_NAME,
+    },
+    "structure_levels": {
+        "_target_": f"{FUNCTIONS}.values_sought",
+        "values": {"vs": [0.2, 0.9], "cochlea": [0.15, 0.75]},
+        **BY_NAME,
+    },
+}
+TINY: dict[str, Any] = {
+    "spacing": list(SPACING),
+    "crop_size": [40, 36],
+    "patch_size": list(PATCH),
+    "device": "cpu",
+    "network_def::filters": [4, 4, 4, 4],
+    "max_epochs": 1,
+    "iterations_per_epoch": 2,
+    "val_interval": 1,
+}
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def patient(number: int, edition: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return a noisy bright block with a tumour of 12 x 10 x 6 voxels, one third intra-meatal, and a cochlea."""
+    rng = np.random.default_rng(number)
+    image = rng.normal(5, 1, SHAPE).astype(np.float32)
+    label = np.zeros(SHAPE, np.uint8)
+    labels = EDITIONS[edition]
+    label[10:22, 12:22, 5:11] = labels.get("vs", labels.get("extra"))
+    label[10:14, 12:22, 5:11] = labels.get("vs", labels.get("intra"))
+    label[28:32, 14:18, 6:9] = labels["cochlea"]
+    image[label > 0] += 3
+    return image, label
+
+
+def save(path: Path, array: np.ndarray) -> str:
+    nib.save(nib.Nifti1Image(array, np.diag([*SPACING, 1.0])), path)
+    return str(path)
+
+
+@pytest.fixture(scope="module", params=sorted(EDITIONS))
+def dataset(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A datalist of two source cases and one for validation, with an edition's labels."""
+    return write_dataset(tmp_path_factory.mktemp(request.param), request.param)
+
+
+@pytest.fixture(scope="module")
+def plain_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_dataset(tmp_path_factory.mktemp("plain"), "2022")
+
+
+def write_dataset(folder: Path, edition: str) -> Path:
+    items = []
+    for number in range(3):
+        image, label = patient(number, edition)
+        files = {
+            "image": save(folder / f"{number}_hrT2.nii.gz", image),
+            "label": save(folder / f"{number}_Label.nii.gz", label),
+        }
+        items.append({"case": f"case_{number}", "site": "ldn", "view": "cyclegan", **files})
+    path = folder / "datalist.json"
+    sections = {"source": items[:2], "target": [], "validation": items[2:]}
+    path.write_text(json.dumps({"edition": edition, "labels": EDITIONS[edition], **sections}))
+    return path
+
+
+def changed(path: Path, name: str, **changes: Any) -> Path:
+    """Write a copy of a datalist whose first source item has changes, and return its path."""
+    datalist = json.loads(path.read_text())
+    datalist["source"][0].update(changes)
+    copy = path.with_name(f"{name}.json")
+    copy.write_text(json.dumps(datalist))
+    return copy
+
+
+def workflow(configs: Path, dataset: Path, output: Path, *overlays: str, **settings: Any) -> ConfigWorkflow:
+    places = {"dataset_dir": str(dataset), "output_dir": str(output)}
+    return workflow_of(configs, ["train", *overlays], "train", **{**TINY, **places, **settings})
+
+
+def patches(workflow: ConfigWorkflow, count: int, seed: int = 0) -> list[dict[str, Any]]:
+    dataset = workflow.parser.get_parsed_content("train::dataset")
+    set_rnd(dataset, seed=seed)
+    return [dataset[i % 2][0] for i in range(count)]  # a crop gives a list of patches
+
+
+def check(patch: dict[str, Any], classes: int) -> None:
+    assert patch["image"].shape == patch["label"].shape == (1, *PATCH)
+    assert patch["image"].dtype == torch.float32
+    assert patch["image"].isfinite().all()
+    assert patch["label"].dtype == torch.uint8
+    assert set(patch["label"].unique().tolist()) <= set(range(classes))
+
+
+# --- Structures by name ---
+
+
+@pytest.mark.parametrize("structures", [["vs", "cochlea"], ["vs"], ["cochlea"]])
+def test_training_takes_settings_by_name_for_any_structures(
+    configs: Path, dataset: Path, tmp_path: Path, structures: list[str]
+) -> None:
+    workflow(configs, dataset, tmp_path, structures=structures, **NAMED).run()
+    series = json.loads((tmp_path / "history.json").read_text())["series"]
+    assert {f"val_{name}_dice" for name in structures} <= set(series)
+    assert np.isfinite(series["loss"]).all()
+
+
+def test_parts_of_the_tumour_are_learnt_where_the_labels_have_them(configs: Path, tmp_path: Path) -> None:
+    structures = ["intra", "extra", "cochlea"]
+    parts = write_dataset(tmp_path, "2023")
+    made = workflow(configs, parts, tmp_path / "out", structures=structures, **NAMED)
+    made.run()
+    history = json.loads((tmp_path / "out" / "history.json").read_text())["series"]
+    assert {"val_intra_dice", "val_extra_dice", "val_cochlea_dice"} <= set(history)
+    labels = [patch["label"] for patch in patches(made, 12)]
+    assert set(torch.stack(labels).unique().tolist()) == {0, 1, 2, 3}
+
+
+def test_parts_that_the_labels_do_not_have_are_refused(configs: Path, plain_dataset: Path, tmp_path: Path) -> None:
+    with pytest.raises(Exception, match=r".") as caught:
+        workflow(configs, plain_dataset, tmp_path, structures=["intra", "extra"], **NAMED).run()
+    assert "structure 'intra' is not in the labels" in str(find_user_error(caught.value))
+
+
+# --- Overlays ---
+
+
+@pytest.mark.parametrize("overlay", [*AUGMENTATIONS, "variant_loss_chen", "variant_partial_labels"])
+def test_an_overlay_s_keys_exist_in_train_or_are_marked_new(configs: Path, overlay: str) -> None:
+    lines = (configs / f"{overlay}.yaml").read_text().splitlines()
+    assert lines[0].startswith("# Use after train.yaml")
+    marked = {line.split(":")[0] for line in lines if "# new" in line and not line.startswith((" ", "#"))}
+    parser = ConfigParser(ConfigParser.load_config_file(configs / "train.yaml"))
+    for key in ConfigParser.load_config_file(configs / f"{overlay}.yaml"):
+        assert key in marked or key.rsplit("::", 1)[0] in parser, key
+
+
+@pytest.mark.parametrize("overlay", AUGMENTATIONS)
+def test_augmentations_give_finite_patches_that_follow_from_the_seed(
+    configs: Path, plain_dataset: Path, tmp_path: Path, overlay: str
+) -> None:
+    made = workflow(configs, plain_dataset, tmp_path, overlay)
+    first = patches(made, 24, seed=1)
+    for patch in first:
+        check(patch, classes=3)
+    assert any((patch["label"] == 2).any() for patch in first)
+    again, other = patches(made, 24, seed=1), patches(made, 24, seed=2)
+    assert all(torch.equal(a["image"], b["image"]) for a, b in zip(first, again, strict=True))
+    assert not all(torch.equal(a["image"], b["image"]) for a, b in zip(first, other, strict=True))
+
+
+@pytest.mark.parametrize("overlay", AUGMENTATIONS)
+def test_labels_go_where_images_go(configs: Path, plain_dataset: Path, tmp_path: Path, overlay: str) -> None:
+    # The image shows, off its middle in every direction, a tumour 60 times brighter than the rest.
+    made = workflow(configs, plain_dataset, tmp_path, overlay)
+    augment = made.parser.get_parsed_content("train::augmentation").set_random_state(0)
+    label = torch.zeros(1, *PATCH, dtype=torch.uint8)
+    label[0, 4:14, 14:21, 6:10] = 1
+    item = {"image": label * 60.0 + torch.rand(1, *PATCH), "label": label, "view": ""}
+    places = set()
+    for _ in range(24):
+        result = augment(item)
+        bright = result["image"] > (result["image"].max() + result["image"].min()) / 2
+        both, tumour = (bright & (result["label"] == 1)).sum(), (result["label"] == 1).sum()
+        if tumour >= 40:  # not turned or blanked out of the patch
+            assert 2 * both / (bright.sum() + tumour) > 0.75
+            places.add(tuple((result["label"][0] == 1).nonzero().float().mean(dim=0).round().tolist()))
+    assert len(places) >= 4
+
+
+def test_half_of_card_a_s_patches_are_about_a_structure(configs: Path, plain_dataset: Path, tmp_path: Path) -> None:
+    made = workflow(configs, plain_dataset, tmp_path, "variant_augmentation_wu")
+    assert made.parser.get_parsed_content("class_ratios") == [2, 1, 1]
+
+
+def test_card_c_s_loss_and_augmentation_train_the_parts_of_the_tumour(configs: Path, tmp_path: Path) -> None:
+    overlays = ("variant_augmentation_chen", "variant_loss_chen")
+    settings = {"structures": ["extra", "intra", "cochlea"], "class_ratios": [1, 1, 1, 1]}
+    settings["structure_levels"] = NAMED["structure_levels"]
+    made = workflow(configs, write_dataset(tmp_path, "2023"), tmp_path / "out", *overlays, **settings)
+    inner = made.parser.get_parsed_content("loss").loss.loss.loss
+    assert inner.cross_entropy.weight.tolist() == [1, 5, 15, 5]
+    made.run()
+    assert np.isfinite(json.loads((tmp_path / "out" / "history.json").read_text())["series"]["loss"]).all()
+
+
+# --- Partial labels ---
+
+
+def test_labels_that_know_different_structures_are_trained_together(
+    configs: Path, plain_dataset: Path, tmp_path: Path
+) -> None:
+    label = patient(0, "2022")[1]
+    tumour = save(tmp_path / "tumour.nii.gz", (label == 1).astype(np.uint8))
+    partial = changed(plain_dataset, "partial", label=tumour, labels={"vs": 1})
+    made = workflow(configs, partial, tmp_path / "out", "variant_partial_labels")
+    drawn = patches(made, 2)
+    assert [patch["channel_group"].tolist() for patch in drawn] == [[0, 1, 0], [0, 1, 2]]
+    assert all(patch["label"].shape == (2, *PATCH) for patch in drawn)
+    made.run()
+    assert np.isfinite(json.loads((tmp_path / "out" / "history.json").read_text())["series"]["loss"]).all()
+
+
+def test_confidence_is_cropped_and_turned_with_its_label(configs: Path, plain_dataset: Path, tmp_path: Path) -> None:
+    # Confidence is low exactly where the label is, so after any crop, flip and turn it must be so still.
+    label = patient(0, "2022")[1]
+    confidence = save(tmp_path / "confidence.nii.gz", np.where(label > 0, 0.5, 1.0).astype(np.float32))
+    made = workflow(configs, plain_dataset, tmp_path / "out", "variant_partial_labels")
+    items = [dict(item) for item in made.parser.get_parsed_content("train::cases")]
+    items[0]["confidence"] = confidence
+    transform = made.parser.get_parsed_content("train::preprocessing").set_random_state(0)
+    results = [transform(items[0])[0] for _ in range(8)]
+    assert any((result["label"][0] > 0).any() for result in results)
+    for result in results:
+        assert torch.equal(result["label"][1] == 0, result["label"][0] > 0)
+    assert (transform(items[1])[0]["label"][1] == 255).all()
+
+
+def test_partial_labels_cannot_judge(configs: Path, plain_dataset: Path, tmp_path: Path) -> None:
+    datalist = json.loads(plain_dataset.read_text())
+    datalist["validation"][0]["labels"] = {"vs": 1}
+    path = plain_dataset.with_name("judge.json")
+    path.write_text(json.dumps(datalist))
+    with pytest.raises(Exception, match=r".") as caught:
+        workflow(configs, path, tmp_path, "variant_partial_labels").run()
+    assert "unknown label values [2.0]" in str(find_user_error(caught.value))
