@@ -5,16 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-from ignite.engine import Engine, Events
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from monai.utils import convert_to_dst_type
 
-from crossmoda.files import write_json
+from crossmoda.segmentation.reports import CaseReport
 
 FOREGROUND_PROBABILITY = 0.05  # a voxel less likely than this to be any structure says nothing about the structures
 STEPS = 1000  # map values are multiples of 1 / STEPS, so that the far background is 0 and compresses to nothing
@@ -76,7 +75,7 @@ class PredictiveEntropyd(MapTransform):
         return item
 
 
-class UncertaintyReport:
+class UncertaintyReport(CaseReport):
     """Write the cases' scores to a JSON file ``{case: score}`` when the evaluator has seen them all.
 
     Args:
@@ -85,23 +84,8 @@ class UncertaintyReport:
     """
 
     def __init__(self, path: str | Path, key: str = "uncertainty_score") -> None:
-        self.path = Path(path)
-        self.key = key
-        self.scores: dict[str, float] = {}
+        super().__init__(path, key)
 
-    def attach(self, engine: Engine) -> None:
-        """Listen to ``engine``'s iterations and to its end."""
-        engine.add_event_handler(Events.STARTED, self._begin)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self._add)
-        engine.add_event_handler(Events.COMPLETED, self._write)
-
-    def _begin(self, engine: Engine) -> None:
-        self.scores = {}
-
-    def _add(self, engine: Engine) -> None:
-        batch, outputs = cast(Any, engine.state.batch), cast(Any, engine.state.output)  # lists, as MONAI leaves them
-        for item, output in zip(batch, outputs, strict=True):
-            self.scores[str(item["case"])] = round(float(output[self.key]), 6)
-
-    def _write(self, engine: Engine) -> None:
-        write_json(self.path, self.scores)
+    def value_of(self, output: Any) -> float:
+        """Return the score, rounded."""
+        return round(float(output), 6)
