@@ -75,6 +75,30 @@ class PredictiveEntropyd(MapTransform):
         return item
 
 
+class ScoreUncertaintyd(MapTransform):
+    """Add the score of an uncertainty map that is in the item already, such as the members' mutual information.
+
+    The score goes to the map's key + ``"_score"``, see ``uncertainty_score``; the map is rounded as
+    ``PredictiveEntropyd`` does. Deterministic; not invertible.
+
+    Args:
+        keys: of maps (1, X, Y, Z) in 0..1.
+        probabilities_key: of the class probabilities (C, X, Y, Z) on the same grid, background first.
+    """
+
+    def __init__(self, keys: KeysCollection, probabilities_key: str = "pred") -> None:
+        super().__init__(keys)
+        self.probabilities_key = probabilities_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return a copy of the item with scores and rounded maps."""
+        item = dict(data)
+        for key in self.key_iterator(item):
+            item[f"{key}_score"] = uncertainty_score(item[key], item[self.probabilities_key])
+            item[key] = item[key].mul(STEPS).round_().div_(STEPS)
+        return item
+
+
 class UncertaintyReport(CaseReport):
     """Write the cases' scores to a JSON file ``{case: score}`` when the evaluator has seen them all.
 
