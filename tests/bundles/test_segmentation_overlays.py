@@ -16,6 +16,7 @@ import torch
 from monai.bundle import ConfigParser
 from support import workflow_of
 
+from crossmoda.data.datalist import load_datalist, save_datalist
 from crossmoda.engines import save_weights
 from crossmoda.errors import find_user_error
 from crossmoda.files import read_json
@@ -169,12 +170,29 @@ def test_one_member_without_flips_is_the_plain_prediction(
     assert set(read_json(tmp_path / "uncertainty" / "mutual_information.json").values()) == {0.0}
 
 
-def test_an_ensemble_can_be_evaluated_and_follow_uncertainty(
+def test_an_ensemble_goes_with_uncertainty_random_field_and_anatomy(
     configs: Path, images: Path, members: list[str], tmp_path: Path
 ) -> None:
     predict(configs, images, tmp_path, "uncertainty", "ensemble", "crf", "anatomy", members=members[:2])
     assert sorted(read_json(tmp_path / "uncertainty" / "uncertainty.json")) == sorted(CASES)
     assert sorted(read_json(tmp_path / "anatomy.json")) == sorted(CASES)
+
+
+def test_ensemble_votes_and_random_field_can_be_evaluated(
+    configs: Path, images: Path, members: list[str], tmp_path: Path
+) -> None:
+    datalist = load_datalist(images)
+    for seed, item in enumerate(sorted(datalist["target"], key=lambda item: CASES.index(item["case"]))):
+        item["label"] = str(tmp_path / f"{item['case']}_Label.nii.gz")
+        nib.save(nib.Nifti1Image(expected(seed=seed).astype(np.uint8), AFFINE), item["label"])
+    save_datalist(tmp_path / "datalist.json", datalist)
+    settings: dict[str, Any] = {"members": members[:2], "sections": ["target"], "flips": []}
+    votes: dict[str, Any] = {"hard_votes": True, "worst_disagreement": 1}
+    for overlays, more in ((("ensemble", "crf"), {}), (("votes", "ensemble"), votes)):
+        output = tmp_path / overlays[0]
+        predict(configs, tmp_path / "datalist.json", output, *overlays, "evaluate", **settings, **more)
+        rows = dict(line.split(",")[:2] for line in (output / "metrics.csv").read_text().splitlines())
+        assert float(rows["cochlea_dice"]) > 0.95
 
 
 def test_a_damaged_or_foreign_member_is_named_before_the_first_image(
