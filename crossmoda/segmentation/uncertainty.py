@@ -5,16 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-from ignite.engine import Engine, Events
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from monai.utils import convert_to_dst_type
 
-from crossmoda.files import write_json
+from crossmoda.segmentation.reports import CaseReport
 
 FOREGROUND_PROBABILITY = 0.05  # a voxel less likely than this to be any structure says nothing about the structures
 STEPS = 1000  # map values are multiples of 1 / STEPS, so that the far background is 0 and compresses to nothing
@@ -76,7 +75,31 @@ class PredictiveEntropyd(MapTransform):
         return item
 
 
-class UncertaintyReport:
+class ScoreUncertaintyd(MapTransform):
+    """Add the score of an uncertainty map that is in the item already, such as the members' mutual information.
+
+    The score goes to the map's key + ``"_score"``, see ``uncertainty_score``; the map is rounded as
+    ``PredictiveEntropyd`` does. Deterministic; not invertible.
+
+    Args:
+        keys: of maps (1, X, Y, Z) in 0..1.
+        probabilities_key: of the class probabilities (C, X, Y, Z) on the same grid, background first.
+    """
+
+    def __init__(self, keys: KeysCollection, probabilities_key: str = "pred") -> None:
+        super().__init__(keys)
+        self.probabilities_key = probabilities_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return a copy of the item with scores and rounded maps."""
+        item = dict(data)
+        for key in self.key_iterator(item):
+            item[f"{key}_score"] = uncertainty_score(item[key], item[self.probabilities_key])
+            item[key] = item[key].mul(STEPS).round_().div_(STEPS)
+        return item
+
+
+class UncertaintyReport(CaseReport):
     """Write the cases' scores to a JSON file ``{case: score}`` when the evaluator has seen them all.
 
     Args:
@@ -85,23 +108,8 @@ class UncertaintyReport:
     """
 
     def __init__(self, path: str | Path, key: str = "uncertainty_score") -> None:
-        self.path = Path(path)
-        self.key = key
-        self.scores: dict[str, float] = {}
+        super().__init__(path, key)
 
-    def attach(self, engine: Engine) -> None:
-        """Listen to ``engine``'s iterations and to its end."""
-        engine.add_event_handler(Events.STARTED, self._begin)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self._add)
-        engine.add_event_handler(Events.COMPLETED, self._write)
-
-    def _begin(self, engine: Engine) -> None:
-        self.scores = {}
-
-    def _add(self, engine: Engine) -> None:
-        batch, outputs = cast(Any, engine.state.batch), cast(Any, engine.state.output)  # lists, as MONAI leaves them
-        for item, output in zip(batch, outputs, strict=True):
-            self.scores[str(item["case"])] = round(float(output[self.key]), 6)
-
-    def _write(self, engine: Engine) -> None:
-        write_json(self.path, self.scores)
+    def value_of(self, output: Any) -> float:
+        """Return the score, rounded."""
+        return round(float(output), 6)

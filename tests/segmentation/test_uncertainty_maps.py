@@ -8,6 +8,7 @@ from monai.data import MetaTensor
 from crossmoda.files import read_json
 from crossmoda.segmentation.uncertainty import (
     PredictiveEntropyd,
+    ScoreUncertaintyd,
     UncertaintyReport,
     predictive_entropy,
     uncertainty_score,
@@ -62,3 +63,14 @@ def test_map_keeps_an_affine_with_exchanged_axes():
     result = PredictiveEntropyd("pred")({"pred": MetaTensor(torch.full((3, 5, 4, 2), 1 / 3), affine=affine)})
     torch.testing.assert_close(result["uncertainty"].affine, affine)
     assert result["uncertainty"].spatial_ndim == 3
+
+
+def test_a_map_that_is_there_is_scored_over_likely_foreground_and_rounded():
+    affine = torch.diag(torch.tensor([-0.5, 0.6, 1.5, 1.0], dtype=torch.float64))
+    information = MetaTensor(torch.tensor([0.30004, 0.1, 0.9]).reshape(1, 3, 1, 1), affine=affine)
+    item = {"pred": voxels([0.5, 0.5], [0.94, 0.06], [0.99, 0.01]), "mutual_information": information}
+    result = ScoreUncertaintyd("mutual_information")(item)
+    assert result["mutual_information_score"] == pytest.approx(0.20002)
+    assert result["mutual_information"].flatten().tolist() == pytest.approx([0.3, 0.1, 0.9], abs=1e-7)
+    torch.testing.assert_close(result["mutual_information"].affine, affine)
+    assert information.flatten()[0] == pytest.approx(0.30004)

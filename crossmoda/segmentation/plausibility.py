@@ -1,0 +1,293 @@
+"""What a predicted label map must look like to be true of a patient: pieces dropped, failed rules told as data."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.transforms import MapTransform, Transform
+from monai.utils import TransformBackends
+from scipy import ndimage
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial import cKDTree
+
+from crossmoda.data.volumes import voxel_volume_mm3
+from crossmoda.errors import CrossmodaError
+from crossmoda.labels import COCHLEA, EXTRA, INTRA, VS, mask_of, model_labels, numbers_of
+from crossmoda.segmentation.anatomy import NEAR_MM, nearest_mm, spacing_of
+from crossmoda.segmentation.geometry import affine_of
+
+NEIGHBOURS = np.ones((3, 3, 3))
+APART_MM = (25.0, 80.0)  # left to right between the cochleae's centres: about 45 to 55 mm in adults, and some play
+JOIN_MM = 2.0  # pieces of one cochlea: the bone between its turns is thinner
+# Volumes in mm3. Both cochleae of the challenge measure 184 +- 28 together, its largest tumour 27 mL outside the canal,
+# and the canal holds 2 mL at most.
+VOLUMES_MM3 = {VS: (10.0, 30000.0), COCHLEA: (30.0, 250.0), INTRA: (0.0, 2000.0), EXTRA: (0.0, 30000.0)}
+
+
+class RemoveSmallComponents(Transform):
+    """Make background of a structure's connected components (26 neighbours) below a volume.
+
+    Step 6 of card A removes those below 10 mm3. MONAI's ``RemoveSmallObjects`` has one size for all labels and takes
+    each part of a tumour by itself. The parts of a tumour, where a model tells them apart, count together as ``vs``.
+    Deterministic; not invertible.
+
+    Args:
+        structures: names in the order of the network's output channels.
+        least_mm3: volume by structure; others are left alone.
+
+    Raises:
+        CrossmodaError: the model does not tell a structure of ``least_mm3`` apart.
+    """
+
+    backend = [TransformBackends.NUMPY]  # noqa: RUF012 - as MONAI declares it
+
+    def __init__(self, structures: Sequence[str], least_mm3: Mapping[str, float]) -> None:
+        self.labels = model_labels(structures)
+        self.least_mm3 = dict(least_mm3)
+        for structure in self.least_mm3:
+            numbers_of(structure, self.labels)
+
+    def __call__(self, label_map: torch.Tensor) -> torch.Tensor:
+        """Return a label map (1, X, Y, Z) like the given one, without the small components."""
+        array = _array(label_map)
+        voxel_mm3 = voxel_volume_mm3(affine_of(label_map))
+        dropped = np.zeros(array.shape, bool)
+        for structure, least in self.least_mm3.items():
+            components, _ = ndimage.label(mask_of(structure, array, self.labels), NEIGHBOURS)
+            small = np.bincount(components.ravel()) * voxel_mm3 < least
+            small[0] = False
+            dropped |= small[components]
+        return _without(label_map, dropped)
+
+
+class KeepTwoCochleae(Transform):
+    """Keep at most two cochleae, one on each side.
+
+    Kept is the pair of components with most volume whose centres lie ``apart_mm`` from left to right; where no two do,
+    the largest. The head's midline need not be known for it, which a field of view does not tell. Pieces nearer than
+    ``join_mm`` count as one. Sides and distances are those of the affine. Deterministic; not invertible.
+
+    Args:
+        structures: names in the order of the network's output channels; without a cochlea nothing is done.
+        apart_mm: least and largest distance.
+        join_mm: between voxel centres, at least 0.
+
+    Raises:
+        CrossmodaError: a distance is not in its range.
+    """
+
+    backend = [TransformBackends.NUMPY]  # noqa: RUF012 - as MONAI declares it
+
+    def __init__(
+        self, structures: Sequence[str], apart_mm: Sequence[float] = APART_MM, join_mm: float = JOIN_MM
+    ) -> None:
+        self.labels = model_labels(structures)
+        self.apart_mm, self.join_mm = tuple(apart_mm), join_mm
+        if len(self.apart_mm) != 2 or not 0 < self.apart_mm[0] <= self.apart_mm[1] or join_mm < 0:
+            raise CrossmodaError(
+                f"KeepTwoCochleae: apart_mm {list(apart_mm)} must be two rising distances above 0, join_mm {join_mm} "
+                "not below 0"
+            )
+
+    def __call__(self, label_map: torch.Tensor) -> torch.Tensor:
+        """Return a label map (1, X, Y, Z) like the given one, with two cochleae at most."""
+        if COCHLEA not in self.labels:
+            return label_map
+        cochlea = mask_of(COCHLEA, _array(label_map), self.labels)
+        affine = affine_of(label_map)
+        groups, count = joined_components(cochlea, spacing_of(label_map), self.join_mm)
+        if count < 2:
+            return label_map
+        volumes = np.bincount(groups.ravel(), minlength=count + 1)[1:]
+        sides = _left_to_right_mm(groups, count, affine)
+        least, most = self.apart_mm
+        pairs = [
+            pair for pair in combinations(range(count), 2) if least <= abs(np.subtract(*sides[list(pair)])) <= most
+        ]
+        kept = max(pairs, key=lambda pair: volumes[list(pair)].sum(), default=(int(np.argmax(volumes)),))
+        return _without(label_map, cochlea & ~np.isin(groups, np.add(kept, 1)))
+
+
+class RemoveSmallComponentsd(MapTransform):
+    """Dictionary twin of ``RemoveSmallComponents``, for label maps (1, X, Y, Z) under the keys."""
+
+    backend = RemoveSmallComponents.backend
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        structures: Sequence[str],
+        least_mm3: Mapping[str, float],
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.remove = RemoveSmallComponents(structures, least_mm3)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return a copy of the item whose label maps lack the small components."""
+        item = dict(data)
+        for key in self.key_iterator(item):
+            item[key] = self.remove(item[key])
+        return item
+
+
+class KeepTwoCochleaed(MapTransform):
+    """Dictionary twin of ``KeepTwoCochleae``, for label maps (1, X, Y, Z) under the keys."""
+
+    backend = KeepTwoCochleae.backend
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        structures: Sequence[str],
+        apart_mm: Sequence[float] = APART_MM,
+        join_mm: float = JOIN_MM,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.keep = KeepTwoCochleae(structures, apart_mm, join_mm)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return a copy of the item whose label maps hold two cochleae at most."""
+        item = dict(data)
+        for key in self.key_iterator(item):
+            item[key] = self.keep(item[key])
+        return item
+
+
+def check_anatomy(
+    label_map: torch.Tensor,
+    structures: Sequence[str],
+    volumes_mm3: Mapping[str, Sequence[float]] | None = None,
+    distance_mm: float = NEAR_MM,
+    apart_mm: Sequence[float] = APART_MM,
+) -> dict[str, Any]:
+    """Return what a label map shows, and which rules of anatomy it breaks; nothing is changed.
+
+    Step 6 of card A asks for a VS, two cochleae, a plausible volume of the VS, and a VS near a cochlea.
+
+    Args:
+        label_map: (1, X, Y, Z), numbered as ``model_labels(structures)``.
+        structures: what the model tells apart; rules about others are left out.
+        volumes_mm3: least and largest volume by structure, in place of ``VOLUMES_MM3``; of the cochlea, for each side.
+        distance_mm: largest, between the nearest voxel centres of VS and cochlea.
+        apart_mm: least and largest distance of the cochleae's centres from left to right.
+
+    Returns:
+        ``found``: measured values by name. ``failed``: for each broken rule a dictionary of ``rule`` (a key of
+        ``found``), the value ``found``, and what is ``allowed``, least and largest.
+    """
+    array, affine, labels = _array(label_map), affine_of(label_map), model_labels(structures)
+    limits = {**VOLUMES_MM3, **(volumes_mm3 or {})}
+    found: dict[str, float] = {}
+    allowed: dict[str, Sequence[float]] = {}
+    masks = {name: mask_of(name, array, labels) for name in (VS, INTRA, EXTRA, COCHLEA) if _tells(name, labels)}
+    for name in set(masks) - {COCHLEA}:
+        found[f"{name}_mm3"] = round(float(masks[name].sum()) * voxel_volume_mm3(affine), 2)
+        allowed[f"{name}_mm3"] = limits[name]
+    if VS in masks:
+        found["tumours"], allowed["tumours"] = ndimage.label(masks[VS], NEIGHBOURS)[1], (1, 1)
+    if COCHLEA in masks:
+        found |= _measured_cochleae(masks[COCHLEA], affine, spacing_of(label_map))
+        allowed |= {"cochleae": (2, 2), "cochlea_least_mm3": limits[COCHLEA], "cochlea_largest_mm3": limits[COCHLEA]}
+        allowed["cochleae_apart_mm"] = apart_mm
+    if VS in masks and COCHLEA in masks and masks[VS].any() and masks[COCHLEA].any():
+        found["vs_to_cochlea_mm"] = round(nearest_mm(masks[VS], masks[COCHLEA], spacing_of(label_map)), 2)
+        allowed["vs_to_cochlea_mm"] = (0, distance_mm)
+    failed = [
+        {"rule": rule, "found": value, "allowed": list(allowed[rule])}
+        for rule, value in sorted(found.items())
+        if not allowed[rule][0] <= value <= allowed[rule][1]
+    ]
+    return {"found": dict(sorted(found.items())), "failed": failed}
+
+
+class CheckAnatomyd(MapTransform):
+    """Add ``check_anatomy``'s report to the item, under a key's name + ``"_anatomy"``; label maps stay as they are.
+
+    Args:
+        keys: of label maps (1, X, Y, Z).
+        structures: names in the order of the network's output channels.
+        allow_missing_keys: skip keys that an item lacks.
+        limits: ``volumes_mm3``, ``distance_mm`` and ``apart_mm`` of ``check_anatomy``.
+    """
+
+    backend = [TransformBackends.NUMPY]  # noqa: RUF012 - as MONAI declares it
+
+    def __init__(
+        self, keys: KeysCollection, structures: Sequence[str], allow_missing_keys: bool = False, **limits: Any
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.structures = list(structures)
+        self.limits = limits
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return a copy of the item with the report."""
+        item = dict(data)
+        for key in self.key_iterator(item):
+            item[f"{key}_anatomy"] = check_anatomy(item[key], self.structures, **self.limits)
+        return item
+
+
+def joined_components(mask: np.ndarray, spacing_mm: Sequence[float], join_mm: float) -> tuple[np.ndarray, int]:
+    """Return numbered components (26 neighbours) of a mask (X, Y, Z) and their count; near ones have one number.
+
+    Args:
+        mask: bool.
+        spacing_mm: of the voxels.
+        join_mm: components whose nearest voxel centres are at most this far apart are one.
+    """
+    components, count = ndimage.label(mask, NEIGHBOURS)
+    if count < 2:
+        return components, count
+    border = np.argwhere(mask & ~ndimage.binary_erosion(mask))  # what is nearest to another component lies there
+    near = cKDTree(border * np.asarray(spacing_mm)).query_pairs(join_mm + 1e-6, output_type="ndarray")
+    first, second = components[tuple(border.T)][near].T - 1
+    graph = coo_matrix((np.ones(len(near)), (first, second)), shape=(count, count))
+    joined, groups = connected_components(graph, directed=False)
+    return np.concatenate([[0], groups + 1])[components], joined
+
+
+def _measured_cochleae(cochlea: np.ndarray, affine: np.ndarray, spacing_mm: Sequence[float]) -> dict[str, float]:
+    groups, count = joined_components(cochlea, spacing_mm, JOIN_MM)
+    if not count:
+        return {"cochleae": 0}
+    volumes = np.bincount(groups.ravel(), minlength=count + 1)[1:] * voxel_volume_mm3(affine)
+    measured = {
+        "cochleae": count,
+        "cochlea_least_mm3": round(float(volumes.min()), 2),
+        "cochlea_largest_mm3": round(float(volumes.max()), 2),
+    }
+    if count == 2:
+        sides = _left_to_right_mm(groups, count, affine)
+        measured["cochleae_apart_mm"] = round(float(abs(sides[0] - sides[1])), 2)
+    return measured
+
+
+def _left_to_right_mm(groups: np.ndarray, count: int, affine: np.ndarray) -> np.ndarray:
+    """Return the world's x (count,) of the centre of each numbered group (X, Y, Z), in mm."""
+    centres = np.asarray(ndimage.center_of_mass(groups > 0, groups, range(1, count + 1)))
+    return centres @ affine[0, :3] + affine[0, 3]
+
+
+def _tells(structure: str, labels: dict[str, int]) -> bool:
+    try:
+        return bool(numbers_of(structure, labels))
+    except CrossmodaError:
+        return False
+
+
+def _array(label_map: torch.Tensor) -> np.ndarray:
+    return np.asarray(label_map.detach().cpu())[0]
+
+
+def _without(label_map: torch.Tensor, dropped: np.ndarray) -> torch.Tensor:
+    """Return the label map (1, X, Y, Z) with background where a mask (X, Y, Z) says; metadata stay."""
+    mask = torch.as_tensor(dropped, device=label_map.device)[None]
+    return torch.where(mask, torch.zeros_like(label_map), label_map)

@@ -1,0 +1,303 @@
+"""Ensembles, votes, conditional random field, merging and anatomy by YAML, on volumes of a few thousand voxels.
+
+The network is one convolution of a single voxel whose weights are written by hand: it calls grey voxels VS and bright
+ones cochlea. What each overlay must give is therefore known.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.bundle import ConfigParser
+from support import workflow_of
+
+from crossmoda.data.datalist import load_datalist, save_datalist
+from crossmoda.engines import save_weights
+from crossmoda.errors import find_user_error
+from crossmoda.files import read_json
+
+BUNDLE = "vs_cochlea_hrt2_segmentation"
+SHAPE = (44, 36, 12)
+AFFINE = np.array([[-0.8, 0, 0, 7], [0, 0.9, 0, -11], [0, 0, 1.5, 13], [0, 0, 0, 1]])  # the first axis runs to the left
+CASES = ("ldn_1", "own.name")
+OVERLAYS = ("ensemble", "crf", "votes", "merge", "anatomy")
+VS_LEVEL, COCHLEA_LEVEL = 1.75, 3.0  # raw signal at which one structure begins; head 1, VS 2.5, cochlea 3.5
+SETTINGS: dict[str, Any] = {
+    "spacing": [0.8, 0.9, 1.5],
+    "crop_size": [44, 36],
+    "patch_size": [44, 36, 12],
+    "device": "cpu",
+    "amp": False,
+}
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def patient(seed: int) -> np.ndarray:
+    """Return a head with a VS, a cochlea on either side of it, and a speck as grey as the VS."""
+    x, y, z = np.meshgrid(*[np.arange(n) for n in SHAPE], indexing="ij")
+    image = 1.0 * ((((x - 22) / 19) ** 2 + ((y - 18) / 15) ** 2) < 1)
+    for level, centre, radius in ((2.5, (15, 18, 6), 4.0), (3.5, (6, 16, 6), 2.5), (3.5, (39, 16, 6), 2.5)):
+        image[((x - centre[0]) ** 2 + (y - centre[1]) ** 2 + (2 * (z - centre[2])) ** 2) < radius**2] = level
+    image[28, 20, 6] = 2.5
+    return (image + np.random.default_rng(seed).normal(0, 0.02, SHAPE)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("images")
+    for seed, case in enumerate(CASES):
+        nib.save(nib.Nifti1Image(patient(seed), AFFINE), folder / f"{case}_hrT2.nii.gz")
+    return folder
+
+
+def scale(configs: Path, images: Path) -> tuple[float, float]:
+    """Return factor and offset from the raw signal to the network's input."""
+    workflow = workflow_of(configs, "inference", "inference", dataset_dir=images, **SETTINGS)
+    found = np.sort(np.asarray(workflow.dataset[0]["image"]).ravel())[::-1]
+    raw = np.sort(patient(0).ravel())[::-1]
+    factor, offset = np.polyfit(raw[:200].astype(float), found[:200].astype(float), 1)
+    return float(factor), float(offset)
+
+
+@pytest.fixture(scope="module")
+def network(configs: Path, images: Path) -> Any:
+    """A function that writes a network's weights: classes by rising levels of the raw signal."""
+    factor, offset = scale(configs, images)
+
+    def write(path: Path, *levels: float, **info: Any) -> Path:
+        module = torch.nn.Conv3d(1, len(levels) + 1, 1)
+        with torch.no_grad():
+            module.weight.zero_()
+            module.bias.zero_()
+            for index, level in enumerate(levels, start=1):  # class i beats class i - 1 from its level on
+                module.weight[index] = module.weight[index - 1] + 20
+                module.bias[index] = module.bias[index - 1] - 20 * (factor * level + offset)
+        save_weights(module, path, info)
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def weights(network: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return network(tmp_path_factory.mktemp("weights") / "model.pt", VS_LEVEL, COCHLEA_LEVEL)
+
+
+def predict(configs: Path, images: Path, output: Path, *overlays: str, channels: int = 3, **settings: Any) -> Path:
+    definition = {"_target_": "torch.nn.Conv3d", "in_channels": 1, "out_channels": channels, "kernel_size": 1}
+    merged = {**SETTINGS, "network_def": definition, "dataset_dir": images, "output_dir": output, **settings}
+    workflow_of(configs, ["inference", *overlays], "inference", **merged).run()
+    return output
+
+
+def label(folder: Path, case: str = CASES[0]) -> np.ndarray:
+    image = nib.load(folder / f"{case}_Label.nii.gz")
+    assert image.shape == SHAPE
+    np.testing.assert_allclose(image.affine, AFFINE, atol=1e-4)
+    return np.asarray(image.dataobj)
+
+
+def expected(level: float = VS_LEVEL, seed: int = 0, speck: bool = False) -> np.ndarray:
+    image = patient(seed)
+    found = np.where(image > COCHLEA_LEVEL, 2, np.where(image > level, 1, 0))
+    found[28, 20, 6] = 1 if speck else 0
+    return found
+
+
+@pytest.fixture(scope="module")
+def plain(configs: Path, images: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return predict(configs, images, tmp_path_factory.mktemp("plain"), weights=weights)
+
+
+def test_the_network_of_these_tests_segments_by_the_signal(plain: Path) -> None:
+    for seed, case in enumerate(CASES):
+        np.testing.assert_array_equal(label(plain, case), expected(seed=seed))
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_an_overlay_s_keys_exist_in_inference_or_are_marked_new(configs: Path, overlay: str) -> None:
+    lines = (configs / f"{overlay}.yaml").read_text().splitlines()
+    marked = {line.split(":")[0] for line in lines if "# new" in line and not line.startswith((" ", "#"))}
+    parser = ConfigParser(ConfigParser.load_config_file(configs / "inference.yaml"))
+    for key in ConfigParser.load_config_file(configs / f"{overlay}.yaml"):
+        assert (key in marked) != (key.lstrip("+").rsplit("::", 1)[0] in parser), key
+
+
+# --- Ensemble ---
+
+
+@pytest.fixture(scope="module")
+def members(network: Any, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Three members that begin the VS at other levels; the third calls the head's brightest noise VS, too."""
+    folder = tmp_path_factory.mktemp("members")
+    info = {"structures": ["vs", "cochlea"], "spacing": SETTINGS["spacing"]}
+    levels = (1.75, 2.0, 0.5)
+    return [str(network(folder / f"fold_{i}.pt", level, 3.0, **info)) for i, level in enumerate(levels)]
+
+
+def test_an_ensemble_decides_by_the_mean_and_tells_where_members_disagree(
+    configs: Path, images: Path, members: list[str], tmp_path: Path
+) -> None:
+    predict(configs, images, tmp_path, "ensemble", members=members, hard_votes=True)
+    np.testing.assert_array_equal(label(tmp_path), expected())  # two of three say that the head is no VS
+    maps = {
+        name: nib.load(tmp_path / "uncertainty" / f"ldn_1_{name}.nii.gz")
+        for name in ("mutual_information", "uncertainty")
+    }
+    head = np.abs(patient(0) - 1) < 0.2
+    share = -(2 / 3 * np.log(2 / 3) + 1 / 3 * np.log(1 / 3)) / np.log(3)  # entropy of one vote against two
+    for image in maps.values():
+        np.testing.assert_allclose(image.affine, AFFINE, atol=1e-4)
+        np.testing.assert_allclose(image.get_fdata()[head], share, atol=1e-3)
+        np.testing.assert_allclose(image.get_fdata()[expected() > 0], 0, atol=1e-3)
+    for name in maps:
+        scores = read_json(tmp_path / "uncertainty" / f"{name}.json")
+        assert sorted(scores) == sorted(CASES)
+        assert all(0 < score < share for score in scores.values())  # over the head and what all agree on
+
+
+def test_one_member_without_flips_is_the_plain_prediction(
+    configs: Path, images: Path, weights: Path, tmp_path: Path
+) -> None:
+    predict(configs, images, tmp_path, "ensemble", members=[str(weights)], flips=[])
+    np.testing.assert_array_equal(label(tmp_path), expected())
+    assert set(read_json(tmp_path / "uncertainty" / "mutual_information.json").values()) == {0.0}
+
+
+def test_an_ensemble_goes_with_uncertainty_random_field_and_anatomy(
+    configs: Path, images: Path, members: list[str], tmp_path: Path
+) -> None:
+    predict(configs, images, tmp_path, "uncertainty", "ensemble", "crf", "anatomy", members=members[:2])
+    assert sorted(read_json(tmp_path / "uncertainty" / "uncertainty.json")) == sorted(CASES)
+    assert sorted(read_json(tmp_path / "anatomy.json")) == sorted(CASES)
+
+
+def test_ensemble_votes_and_random_field_can_be_evaluated(
+    configs: Path, images: Path, members: list[str], tmp_path: Path
+) -> None:
+    datalist = load_datalist(images)
+    for seed, item in enumerate(sorted(datalist["target"], key=lambda item: CASES.index(item["case"]))):
+        item["label"] = str(tmp_path / f"{item['case']}_Label.nii.gz")
+        nib.save(nib.Nifti1Image(expected(seed=seed).astype(np.uint8), AFFINE), item["label"])
+    save_datalist(tmp_path / "datalist.json", datalist)
+    settings: dict[str, Any] = {"members": members[:2], "sections": ["target"], "flips": []}
+    votes: dict[str, Any] = {"hard_votes": True, "worst_disagreement": 1}
+    for overlays, more in ((("ensemble", "crf"), {}), (("votes", "ensemble"), votes)):
+        output = tmp_path / overlays[0]
+        predict(configs, tmp_path / "datalist.json", output, *overlays, "evaluate", **settings, **more)
+        rows = dict(line.split(",")[:2] for line in (output / "metrics.csv").read_text().splitlines())
+        assert float(rows["cochlea_dice"]) > 0.95
+
+
+def test_a_damaged_or_foreign_member_is_named_before_the_first_image(
+    configs: Path, images: Path, network: Any, members: list[str], tmp_path: Path
+) -> None:
+    damaged = tmp_path / "damaged.pt"
+    damaged.write_bytes(Path(members[1]).read_bytes()[:-300])
+    foreign = network(tmp_path / "foreign.pt", 1.0, 2.0, structures=["cochlea", "vs"])
+    for path, reason in (
+        (damaged, "damaged.pt: not a file of weights"),
+        (foreign, "foreign.pt: trained with structures"),
+    ):
+        with pytest.raises(Exception, match=r".") as caught:
+            predict(configs, images, tmp_path / "out", "ensemble", members=[members[0], str(path)])
+        assert reason in str(find_user_error(caught.value))
+    assert not (tmp_path / "out").exists()
+
+
+def test_folds_are_looked_for_where_the_header_says(configs: Path, images: Path, tmp_path: Path) -> None:
+    with pytest.raises(Exception, match=r".") as caught:
+        predict(configs, images, tmp_path, "ensemble", bundle_root=tmp_path)
+    assert str(tmp_path / "models" / "fold_0" / "model.pt") in str(find_user_error(caught.value))
+
+
+# --- Votes ---
+
+
+def test_votes_that_agree_are_the_plain_prediction(configs: Path, images: Path, weights: Path, tmp_path: Path) -> None:
+    predict(configs, images, tmp_path, "votes", weights=weights)
+    np.testing.assert_array_equal(label(tmp_path), expected())
+    assert read_json(tmp_path / "disagreement.json") == dict.fromkeys(CASES, 0.0)
+
+
+def test_votes_of_members_that_disagree_are_taken_together(
+    configs: Path, images: Path, members: list[str], tmp_path: Path
+) -> None:
+    settings: dict[str, Any] = {"members": members, "hard_votes": True, "flips": [[0]]}
+    predict(configs, images, tmp_path, "votes", "ensemble", worst_disagreement=0.7, **settings)
+    assert all(value > 0.7 for value in read_json(tmp_path / "disagreement.json").values())
+    assert (label(tmp_path)[np.abs(patient(0) - 1) < 0.2] == 1).all()  # one vote of three, and so in the union
+
+
+# --- Conditional random field ---
+
+
+def test_the_conditional_random_field_s_kernels_smooth_and_follow_the_scan(
+    configs: Path, images: Path, weights: Path, tmp_path: Path
+) -> None:
+    settings: dict[str, Any] = {
+        "weights": weights,
+        "smoothness_std": [2, 2, 2],
+        "bilateral_std": [2, 2, 2],
+        "keep_one_tumour": {"_target_": "Identityd", "keys": "pred"},  # which would take the speck away
+    }
+    by_scan = predict(configs, images, tmp_path / "scan", "crf", smoothness_weight=0, bilateral_weight=9, **settings)
+    np.testing.assert_array_equal(label(by_scan), expected(speck=True))  # nothing near the speck is as grey
+    smooth = predict(configs, images, tmp_path / "smooth", "crf", smoothness_weight=9, bilateral_weight=0, **settings)
+    assert label(smooth)[28, 20, 6] == 0
+    assert (label(smooth) != expected()).mean() < 0.01
+
+
+def test_the_conditional_random_field_leaves_the_network_s_uncertainty(
+    configs: Path, images: Path, weights: Path, tmp_path: Path
+) -> None:
+    for names in (("uncertainty",), ("uncertainty", "crf")):
+        predict(configs, images, tmp_path / names[-1], *names, weights=weights)
+    found = [read_json(tmp_path / name / "uncertainty" / "uncertainty.json") for name in ("uncertainty", "crf")]
+    assert found[0] == found[1]
+
+
+# --- Merging ---
+
+
+def test_structures_of_two_models_are_merged_and_named(
+    configs: Path, images: Path, network: Any, tmp_path: Path
+) -> None:
+    vs = network(tmp_path / "vs.pt", VS_LEVEL)  # calls cochleae VS, too, of which keep_one_tumour leaves one blob
+    cochlea = network(tmp_path / "cochlea.pt", COCHLEA_LEVEL)
+    first = predict(configs, images, tmp_path / "other", channels=2, structures=["vs"], weights=vs)
+    settings: dict[str, Any] = {"channels": 2, "weights": cochlea, "other_dir": first}
+    for order, numbers in ((["vs", "cochlea"], (1, 2)), (["cochlea", "vs"], (2, 1))):
+        out = predict(configs, images, tmp_path / order[0], "merge", merged_structures=order, **settings)
+        for seed, case in enumerate(CASES):
+            tumour, bright = label(first, case) == 1, patient(seed) > COCHLEA_LEVEL
+            merged = label(out, case)
+            np.testing.assert_array_equal(merged == numbers[0], tumour if order[0] == "vs" else tumour & ~bright)
+            np.testing.assert_array_equal(merged == numbers[1], bright & ~tumour if order[0] == "vs" else bright)
+
+
+def test_a_case_that_the_other_model_has_not_seen_is_named_first(
+    configs: Path, images: Path, network: Any, tmp_path: Path
+) -> None:
+    cochlea = network(tmp_path / "cochlea.pt", COCHLEA_LEVEL)
+    with pytest.raises(Exception, match=r".") as caught:
+        predict(configs, images, tmp_path / "out", "merge", channels=2, weights=cochlea, other_dir=tmp_path)
+    assert "ldn_1_Label.nii.gz: no such file, nor those of 1 more" in str(find_user_error(caught.value))
+
+
+# --- Anatomy ---
+
+
+def test_anatomy_is_reported_by_case(configs: Path, images: Path, weights: Path, tmp_path: Path) -> None:
+    predict(configs, images, tmp_path, "anatomy", weights=weights, volume_limits_mm3={"vs": [1, 50]})
+    report = read_json(tmp_path / "anatomy.json")["own.name"]
+    found = label(tmp_path, "own.name")
+    assert report["found"]["vs_mm3"] == pytest.approx((found == 1).sum() * 0.8 * 0.9 * 1.5, abs=0.01)
+    assert report["found"]["cochleae"] == 2
+    assert {"rule": "vs_mm3", "found": report["found"]["vs_mm3"], "allowed": [1, 50]} in report["failed"]
