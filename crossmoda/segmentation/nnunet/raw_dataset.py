@@ -13,7 +13,6 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-from monai.transforms import Compose
 
 from crossmoda.data.transforms import LoadVolumed, MapLabelsByNamed
 from crossmoda.data.volumes import Grid, Volume, read_grid, read_volume, same_grid, spacing_mm, write_volume
@@ -56,14 +55,14 @@ def write_raw_dataset(
         CrossmodaError: a structure that labels cannot tell apart or that no label shows, or a label that is not on its
             image's grid.
     """
-    read_label = Compose([LoadVolumed("label"), MapLabelsByNamed("label", labels, structures)])
+    load, to_structures = LoadVolumed("label"), MapLabelsByNamed("label", labels, structures)
     seen: set[int] = set()
     with atomic_directory(folder) as partial:
         for name in ("imagesTr", "labelsTr"):
             (partial / name).mkdir()
         for identifier, item in named.items():
             grid = _place_image(Path(item["image"]), partial / "imagesTr" / f"{identifier}_0000{ENDING}")
-            label = read_label({key: item[key] for key in ("label", "labels") if key in item})["label"]
+            label = to_structures(load({key: item[key] for key in ("label", "labels") if key in item}))["label"]
             array = label.numpy()[0].astype(np.uint8)
             if not same_grid(grid, Grid(array.shape, label.affine.numpy())):
                 raise CrossmodaError(f"{item['label']}: not on the grid of {item['image']}; resample it to that grid")
