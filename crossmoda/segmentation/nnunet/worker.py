@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crossmoda.errors import CrossmodaError
-from crossmoda.files import hash_of, read_json, write_json
+from crossmoda.files import atomic_path, hash_of, read_json, remove_leavings, write_json
 from crossmoda.segmentation.nnunet.settings import ALL, CHECKPOINTS, DATASET_ID, PLANS, NnUNetFolders, NnUNetSettings
 
 if TYPE_CHECKING:
@@ -98,6 +98,7 @@ def train_fold(folders: NnUNetFolders, settings: NnUNetSettings, configuration: 
     if trained and _is_validated(place, with_probabilities):
         return False
     place.mkdir(parents=True, exist_ok=True)
+    remove_leavings(place)
     write_json(place / TRAINED, {"key": _fold_key(settings, configuration)})
     trainer = _trainer(settings, configuration, fold)
     _load_checkpoint(trainer, trained, place)
@@ -150,7 +151,19 @@ def _trainer(settings: NnUNetSettings, configuration: str, fold: int | str) -> A
     }.items():
         if value is not None:
             setattr(trainer, attribute, value)
+    _save_whole(trainer)
     return trainer
+
+
+def _save_whole(trainer: Any) -> None:
+    """Make a trainer write whole checkpoints or none: nnU-Net's own, killed while it writes, leaves a damaged one."""
+    save = trainer.save_checkpoint
+
+    def save_checkpoint(filename: str) -> None:
+        with atomic_path(filename) as partial:
+            save(str(partial))
+
+    trainer.save_checkpoint = save_checkpoint
 
 
 def _load_checkpoint(trainer: Any, trained: bool, place: Path) -> None:
