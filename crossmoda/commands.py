@@ -71,6 +71,26 @@ class Commands:
 
         return check_command(dataset)
 
+    def plan(
+        self,
+        dataset: str,
+        output: str = "plan.yaml",
+        memory_gb: float = 8.0,
+        field_of_view_mm: tuple[float, float] | None = None,
+    ) -> None:
+        """Plan a DynUNet for a dataset by nnU-Net's rules and write it as an overlay of the segmentation bundle.
+
+        Args:
+            dataset: a dataset folder or a datalist.
+            output: the YAML file to write, to be given after train.yaml and after inference.yaml.
+            memory_gb: GPU memory that patch and batch are made to fit.
+            field_of_view_mm: x,y extent of the crop about the brain that networks will see; whole scans by default.
+        """
+        from crossmoda.segmentation.planning import plan
+
+        planned = plan(dataset, output, memory_gb=memory_gb, field_of_view_mm=field_of_view_mm)
+        print(f"written: {output}; patch {planned.patch_size}, spacing {planned.spacing_mm} mm")
+
     def evaluate(
         self, predictions: str, truth: str, output: str = "metrics.json", structures: str = "", edition: str = ""
     ) -> int:

@@ -1,0 +1,198 @@
+"""nnU-Net's own process: plans, preprocessing, trainings, and the choice of configuration and post-processing.
+
+Started by ``NnUNetTraining`` with nnU-Net's environment: ``python -m crossmoda.segmentation.nnunet.worker JOB.json``.
+MONAI's ``nnUNetV2Runner`` plans, preprocesses and compares. It does not train here, because it can neither use a CPU
+nor set a number of epochs and looks for nnU-Net's command on the PATH; nor does MONAI's ``get_nnunet_trainer``, which
+prepares a training before its length could be set. nnU-Net's Python functions do both.
+
+Imports sit inside the functions: nnU-Net starts processes, each of which imports this module.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from crossmoda.errors import CrossmodaError
+from crossmoda.files import atomic_path, hash_of, read_json, remove_leavings, write_json
+from crossmoda.segmentation.nnunet.settings import ALL, CHECKPOINTS, DATASET_ID, PLANS, NnUNetFolders, NnUNetSettings
+
+if TYPE_CHECKING:
+    from monai.apps.nnunet import nnUNetV2Runner
+
+INFORMATION = "inference_information.json"  # what nnU-Net writes down of its choice
+AUGMENTERS = "nnUNet_n_proc_DA"  # the environment's name for the number of augmenting processes
+TRAINED = "crossmoda.json"  # in a fold: what it was trained with
+
+
+def main(job_file: str) -> int:
+    """Do a job and return the exit status; what the user can mend goes to ``error.json`` beside it."""
+    job = read_json(job_file)
+    folders, settings = NnUNetFolders(Path(job["root"])), NnUNetSettings(**job["settings"])
+    try:
+        plan(folders, settings)
+        trained = [
+            train_fold(folders, settings, configuration, fold)
+            for configuration in settings.configurations
+            for fold in settings.fold_names
+        ]
+        if settings.cross_validated:
+            choose(folders, settings, anew=any(trained))
+    except CrossmodaError as error:
+        write_json(Path(job_file).with_name("error.json"), {"message": str(error)})
+        return 1
+    return 0
+
+
+def plan(folders: NnUNetFolders, settings: NnUNetSettings) -> None:
+    """Extract the fingerprint, plan and preprocess, unless it has been done for these configurations."""
+    record = folders.preprocessed / "preprocessed.json"
+    done = read_json(record)["configurations"] if record.is_file() else []
+    left = tuple(name for name in settings.configurations if name not in done)
+    if not left:
+        return
+    runner = _runner(folders, settings)
+    processes = max(1, settings.num_workers)
+    if not (folders.preprocessed / f"{PLANS}.json").is_file():
+        runner.extract_fingerprints(npfp=processes, clean=True)
+        _plan_experiment(runner, settings)
+    known = read_json(folders.preprocessed / f"{PLANS}.json")["configurations"]
+    for name in left:
+        if name not in known:
+            raise CrossmodaError(
+                f"configuration {name}: nnU-Net has not planned it for these scans; choose of {', '.join(known)}"
+            )
+    runner.preprocess(left, (processes,) * len(left), PLANS)
+    write_json(record, {"configurations": [*done, *left]})
+
+
+def _plan_experiment(runner: nnUNetV2Runner, settings: NnUNetSettings) -> None:
+    before = os.environ[AUGMENTERS]
+    os.environ[AUGMENTERS] = str(max(1, settings.num_workers))  # the planner takes it for PyTorch's threads
+    runner.plan_experiments(settings.planner, settings.memory_gb, overwrite_plans_name=PLANS)  # type: ignore[arg-type]
+    os.environ[AUGMENTERS] = before
+
+
+def _runner(folders: NnUNetFolders, settings: NnUNetSettings) -> nnUNetV2Runner:
+    from monai.apps.nnunet import nnUNetV2Runner
+
+    places = {
+        "nnunet_raw": str(folders.raw.parent),
+        "nnunet_preprocessed": str(folders.preprocessed.parent),
+        "nnunet_results": str(folders.results.parent),
+        "dataset_name_or_id": str(DATASET_ID),
+    }
+    return nnUNetV2Runner(places, trainer_class_name=settings.trainer, work_dir=str(folders.root))
+
+
+def train_fold(folders: NnUNetFolders, settings: NnUNetSettings, configuration: str, fold: int | str) -> bool:
+    """Train and validate a fold, or what is left of it; return whether there was anything to do."""
+    place = folders.model(settings.trainer, configuration) / f"fold_{fold}"
+    with_probabilities = len(settings.configurations) > 1  # which a pair's average needs
+    if not _same_training(place, settings, configuration):
+        shutil.rmtree(place, ignore_errors=True)
+    trained = (place / CHECKPOINTS["final"]).is_file()
+    if trained and _is_validated(place, with_probabilities):
+        return False
+    place.mkdir(parents=True, exist_ok=True)
+    remove_leavings(place)
+    write_json(place / TRAINED, {"key": _fold_key(settings, configuration)})
+    trainer = _trainer(settings, configuration, fold)
+    _load_checkpoint(trainer, trained, place)
+    if not trained:
+        trainer.run_training()
+    if fold != ALL:  # a fold of all cases has none to be validated on
+        trainer.perform_actual_validation(with_probabilities)
+    return True
+
+
+def _fold_key(settings: NnUNetSettings, configuration: str) -> str:
+    return hash_of([settings.training_key, configuration])
+
+
+def _same_training(place: Path, settings: NnUNetSettings, configuration: str) -> bool:
+    record = place / TRAINED
+    return record.is_file() and read_json(record).get("key") == _fold_key(settings, configuration)
+
+
+def _is_validated(place: Path, with_probabilities: bool) -> bool:
+    if place.name == f"fold_{ALL}":
+        return True
+    validation = place / "validation"
+    return (validation / "summary.json").is_file() and (not with_probabilities or any(validation.glob("*.npz")))
+
+
+def _trainer(settings: NnUNetSettings, configuration: str, fold: int | str) -> Any:
+    """Return nnU-Net's trainer with our lengths: plain attributes, which it reads only when a training begins.
+
+    A class of ours would do as well, but then no other nnU-Net could load what it trained, as it looks the class up.
+    """
+    import torch
+    from nnunetv2.run.run_training import get_trainer_from_args
+
+    device = torch.device(torch.device(settings.device).type)  # which GPU is in the environment
+    torch.set_num_threads(1 if device.type == "cuda" else torch.get_num_threads())
+    try:
+        trainer = get_trainer_from_args(
+            str(DATASET_ID), configuration, fold, settings.trainer, PLANS, continue_training=True, device=device
+        )
+    except RuntimeError as error:
+        if "Could not find requested nnunet trainer" not in str(error):
+            raise
+        raise CrossmodaError(f"trainer '{settings.trainer}': nnU-Net has no class of that name; correct it") from error
+    for attribute, value in {
+        "num_epochs": settings.max_epochs,
+        "num_iterations_per_epoch": settings.iterations_per_epoch,
+        "num_val_iterations_per_epoch": settings.validation_iterations,
+        "save_every": settings.checkpoint_interval,
+    }.items():
+        if value is not None:
+            setattr(trainer, attribute, value)
+    _save_whole(trainer)
+    return trainer
+
+
+def _save_whole(trainer: Any) -> None:
+    """Make a trainer write whole checkpoints or none: nnU-Net's own, killed while it writes, leaves a damaged one."""
+    save = trainer.save_checkpoint
+
+    def save_checkpoint(filename: str) -> None:
+        with atomic_path(filename) as partial:
+            save(str(partial))
+
+    trainer.save_checkpoint = save_checkpoint
+
+
+def _load_checkpoint(trainer: Any, trained: bool, place: Path) -> None:
+    """Let a training go on where it was, or a finished one be validated."""
+    from nnunetv2.run.run_training import maybe_load_checkpoint
+
+    try:
+        maybe_load_checkpoint(trainer, continue_training=not trained, validation_only=trained)
+    except Exception as error:  # torch.load raises whatever its unpickler meets
+        raise CrossmodaError(f"{place}: its checkpoint is damaged; delete this folder to train it anew") from error
+
+
+def choose(folders: NnUNetFolders, settings: NnUNetSettings, anew: bool) -> None:
+    """Let nnU-Net choose configuration and post-processing by cross-validation over the trained folds."""
+    record = folders.results / INFORMATION
+    wanted = {(settings.trainer, name) for name in settings.configurations}
+    if record.is_file() and not anew:
+        chosen = read_json(record)
+        considered = {(model["trainer"], model["configuration"]) for model in chosen["considered_models"]}
+        if considered == wanted and list(chosen["folds"]) == settings.fold_names:
+            return
+    _runner(folders, settings).find_best_configuration(
+        plans=PLANS,
+        configs=tuple(settings.configurations),
+        allow_ensembling=len(settings.configurations) > 1,
+        num_processes=max(1, settings.num_workers),
+        folds=tuple(int(fold) for fold in settings.fold_names),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))
