@@ -10,6 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+import yaml
+from monai.networks.nets import UNet
 
 from crossmoda.errors import CrossmodaError
 from crossmoda.files import PARTIAL_MARK, write_json, write_text
@@ -120,3 +123,31 @@ def test_the_app_names_the_missing_setting(tmp_path: Path) -> None:
         task("app").CrossmodaLabelApp(str(tmp_path), str(tmp_path / "review"), {})
     with pytest.raises(CrossmodaError, match="no finished round"):
         task("app").CrossmodaLabelApp(str(tmp_path), str(tmp_path / "review"), {"run": str(tmp_path)})
+
+
+def test_the_segmenter_takes_from_overlays_how_it_predicts_and_nothing_that_writes(
+    repository: Path, tmp_path: Path
+) -> None:
+    bundle = repository / "bundles" / "vs_cochlea_hrt2_segmentation"
+    overlay = tmp_path / "overlay.yaml"
+    unet = {"spatial_dims": 3, "in_channels": 1, "out_channels": 3, "channels": [4, 8], "strides": [2]}
+    keys = {
+        "network_def": {"_target_": "UNet", **unet},
+        "sliding_window::overlap": 0.125,
+        "keep_one_tumour": {"_target_": "Lambdad", "keys": "pred", "func": "$lambda label: label"},
+        "save::output_dir": f"{tmp_path}/elsewhere",
+    }
+    overlay.write_text(yaml.safe_dump(keys))
+    network = UNet(**unet)
+    torch.save(network.state_dict(), tmp_path / "model.pt")
+    use = {"root": str(bundle), "inference": {"patch_size": [32, 32, 8]}, "inference_overlays": [str(overlay)]}
+    current = {"round": 1, "segmenter": "model.pt", "structures": ["vs", "cochlea"], "segmentation_bundle": use}
+    write_json(tmp_path / "current.json", current)
+    segmenter = task("infers.segmenter").Segmenter(tmp_path)
+    config = segmenter.bundle_config
+    assert isinstance(config.get_parsed_content("network_def"), UNet)
+    assert config.get_parsed_content("sliding_window").overlap == 0.125
+    assert config.get_parsed_content("sliding_window").roi_size == [32, 32, 8]
+    assert type(config.get_parsed_content("keep_one_tumour")).__name__ == "Lambdad"
+    assert config["weights"] == str((tmp_path / "model.pt").resolve())
+    assert "elsewhere" not in str(config["save"])

@@ -20,25 +20,6 @@ BUNDLE = "vs_cochlea_hrt2_segmentation"
 SHAPE, PATCH, SPACING = (40, 36, 16), (32, 24, 12), (0.6, 0.6, 1.5)
 EDITIONS = {"2022": {"vs": 1, "cochlea": 2}, "2023": {"extra": 1, "intra": 2, "cochlea": 3}}
 AUGMENTATIONS = ["variant_augmentation_chen", "variant_augmentation_nnunet", "variant_augmentation_wu"]
-BY_NAME = {"structures": "@structures"}
-FUNCTIONS = "crossmoda.segmentation.by_name"
-NAMED: dict[str, Any] = {  # settings by name, whatever the structures
-    "class_weights": {
-        "_target_": f"{FUNCTIONS}.values_of_channels",
-        "values": {"background": 1, "vs": 3, "cochlea": 9},
-        **BY_NAME,
-    },
-    "class_ratios": {
-        "_target_": f"{FUNCTIONS}.values_of_channels",
-        "values": {"background": 1, "vs": 1, "cochlea": 1},
-        **BY_NAME,
-    },
-    "structure_levels": {
-        "_target_": f"{FUNCTIONS}.values_sought",
-        "values": {"vs": [0.2, 0.9], "cochlea": [0.15, 0.75]},
-        **BY_NAME,
-    },
-}
 TINY: dict[str, Any] = {
     "spacing": list(SPACING),
     "crop_size": [40, 36],
@@ -132,7 +113,7 @@ def check(patch: dict[str, Any], classes: int) -> None:
 def test_training_takes_settings_by_name_for_any_structures(
     configs: Path, dataset: Path, tmp_path: Path, structures: list[str]
 ) -> None:
-    workflow(configs, dataset, tmp_path, structures=structures, **NAMED).run()
+    workflow(configs, dataset, tmp_path, structures=structures).run()
     series = json.loads((tmp_path / "history.json").read_text())["series"]
     assert {f"val_{name}_dice" for name in structures} <= set(series)
     assert np.isfinite(series["loss"]).all()
@@ -141,7 +122,7 @@ def test_training_takes_settings_by_name_for_any_structures(
 def test_parts_of_the_tumour_are_learnt_where_the_labels_have_them(configs: Path, tmp_path: Path) -> None:
     structures = ["intra", "extra", "cochlea"]
     parts = write_dataset(tmp_path, "2023")
-    made = workflow(configs, parts, tmp_path / "out", structures=structures, **NAMED)
+    made = workflow(configs, parts, tmp_path / "out", structures=structures)
     made.run()
     history = json.loads((tmp_path / "out" / "history.json").read_text())["series"]
     assert {"val_intra_dice", "val_extra_dice", "val_cochlea_dice"} <= set(history)
@@ -151,7 +132,7 @@ def test_parts_of_the_tumour_are_learnt_where_the_labels_have_them(configs: Path
 
 def test_parts_that_the_labels_do_not_have_are_refused(configs: Path, plain_dataset: Path, tmp_path: Path) -> None:
     with pytest.raises(Exception, match=r".") as caught:
-        workflow(configs, plain_dataset, tmp_path, structures=["intra", "extra"], **NAMED).run()
+        workflow(configs, plain_dataset, tmp_path, structures=["intra", "extra"]).run()
     assert "structure 'intra' is not in the labels" in str(find_user_error(caught.value))
 
 
@@ -208,8 +189,7 @@ def test_half_of_card_a_s_patches_are_about_a_structure(configs: Path, plain_dat
 
 def test_card_c_s_loss_and_augmentation_train_the_parts_of_the_tumour(configs: Path, tmp_path: Path) -> None:
     overlays = ("variant_augmentation_chen", "variant_loss_chen")
-    settings = {"structures": ["extra", "intra", "cochlea"], "class_ratios": [1, 1, 1, 1]}
-    settings["structure_levels"] = NAMED["structure_levels"]
+    settings = {"structures": ["extra", "intra", "cochlea"]}
     made = workflow(configs, write_dataset(tmp_path, "2023"), tmp_path / "out", *overlays, **settings)
     inner = made.parser.get_parsed_content("loss").loss.loss.loss
     assert inner.cross_entropy.weight.tolist() == [1, 5, 15, 5]
@@ -257,3 +237,15 @@ def test_partial_labels_cannot_judge(configs: Path, plain_dataset: Path, tmp_pat
     with pytest.raises(Exception, match=r".") as caught:
         workflow(configs, path, tmp_path, "variant_partial_labels").run()
     assert "unknown label values [2.0]" in str(find_user_error(caught.value))
+
+
+def test_no_training_goes_on_from_the_state_of_another_variant(configs: Path, plain_dataset: Path) -> None:
+    variants = [[], ["variant_loss_chen"], ["variant_partial_labels"], *([name] for name in AUGMENTATIONS)]
+    settings = {**TINY, "dataset_dir": plain_dataset, "fold": None}
+    found = []
+    for overlays in variants:
+        parser = ConfigParser()
+        parser.read_config([str(configs / f"{name}.yaml") for name in ("train", *overlays)])
+        parser.update({key: str(value) if isinstance(value, Path) else value for key, value in settings.items()})
+        found.append(parser.get_parsed_content("fingerprint"))
+    assert len(set(found)) == len(variants)

@@ -18,6 +18,13 @@ from crossmoda.labels import model_labels
 from crossmoda.self_training.review import read_current
 from crossmoda.self_training.work import BundleUse
 
+# What an overlay may say of how a scan becomes a label. The rest of it, such as maps of uncertainty that are written to
+# a folder, belongs to the loop.
+SERVED = (
+    *("imports", "network_def", "preprocessing", "sliding_window", "keep_one_tumour"),
+    *("amp", "mirroring", "use_folds"),
+)
+
 
 class _Weights(BundleConstants):
     """Let the bundle's network find the run's weights instead of ``models/model.pt``."""
@@ -64,11 +71,12 @@ class Segmenter(BundleInferTask):
         self._config.pop("model_filename", None)  # a run serves one model
 
     def _load_bundle_config(self, path: str, config: str) -> ConfigParser:
-        """Return the bundle's configuration with the run's settings, and the network that its overlays name."""
+        """Return the bundle's configuration with the run's settings, and what its overlays say of the prediction."""
         parser = super()._load_bundle_config(path, config)
         merged = ConfigParser()
         merged.read_config([str(file) for file in self.use.files("inference")])
-        parser.update({"network_def": merged["network_def"], **self.use.overrides("inference")})
+        served = {key: merged[key] for key in SERVED if key in merged}
+        parser.update({**served, **self.use.overrides("inference"), "weights": str(self.weights)})
         return parser
 
     def run_pre_transforms(self, data: dict[str, Any], transforms: Any) -> dict[str, Any]:
