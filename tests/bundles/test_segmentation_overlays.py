@@ -58,7 +58,8 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def scale(configs: Path, images: Path) -> tuple[float, float]:
     """Return factor and offset from the raw signal to the network's input."""
-    workflow = workflow_of(configs, "inference", "inference", dataset_dir=images, **SETTINGS)
+    network = {"_target_": "torch.nn.Conv3d", "in_channels": 1, "out_channels": 3, "kernel_size": 1}
+    workflow = workflow_of(configs, "inference", "inference", dataset_dir=images, network_def=network, **SETTINGS)
     found = np.sort(np.asarray(workflow.dataset[0]["image"]).ravel())[::-1]
     raw = np.sort(patient(0).ravel())[::-1]
     factor, offset = np.polyfit(raw[:200].astype(float), found[:200].astype(float), 1)
