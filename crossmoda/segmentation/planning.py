@@ -6,6 +6,7 @@ temporary place. Figures are nnU-Net's (z, y, x) inside this module and (x, y, z
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -249,4 +250,6 @@ def _overlay(planned: Plan, found: Fingerprint, memory_gb: float, field_of_view_
         "batch_size": planned.batch_size,
         "network_def": planned.network_def,
     }
-    return header + yaml.safe_dump(settings, sort_keys=False, default_flow_style=None, width=120)
+    return header + yaml.safe_dump(
+        json.loads(json.dumps(settings)), sort_keys=False, default_flow_style=None, width=120
+    )

@@ -159,6 +159,7 @@ def test_the_overlay_says_what_made_it(tmp_path: Path) -> None:
     text = output.read_text()
     assert status == 0
     assert text.startswith("# Use after train.yaml")
+    assert "&id" not in text  # no anchors: people read it
     assert "2 scans, cut down to 50 x 60 mm in plane, to fit 0.1 GB with nnunetv2" in text
     assert "1.2 x 1.4 x 3; 1.2 x 1.4 x 3" in text
 
