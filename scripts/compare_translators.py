@@ -22,20 +22,17 @@ from pathlib import Path
 from typing import Any
 
 import fire
-import nibabel as nib
 import numpy as np
 import torch
-import yaml
+from comparing import folder_name, read_settings, scaled, table, upright
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from crossmoda.data.datalist import load_datalist, save_datalist
 from crossmoda.data.phantom import write_phantom_dataset
-from crossmoda.data.volumes import read_volume
 from crossmoda.errors import CrossmodaError, report_in_one_line
 from crossmoda.files import atomic_path, read_json, write_json, write_text
 from crossmoda.labels import VS
-from crossmoda.preprocessing import ScaleByPercentiles
 from crossmoda.self_training import BundleUse
 from crossmoda.self_training.loop import find_truth
 from crossmoda.self_training.steps import Step, StepFolder
@@ -90,16 +87,13 @@ def main(
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("ignite").setLevel(logging.WARNING)
-    settings = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
-    if size not in settings["sizes"]:
-        raise CrossmodaError(f"size '{size}' is unknown; {config} has {', '.join(settings['sizes'])}")
-    output, scale = Path(output_dir), settings["sizes"][size]
+    scale, methods = read_settings(config, size)
+    output = Path(output_dir)
     data = Path(dataset) if dataset else prepared(output.parent / f"{output.name}_data", scale)
     truth = data / "truth" if scale.get("phantom") else None
     further = {"truth": str(truth) if truth else None, **scale["evaluate"]}
     if scale.get("segmenter_settings") and segmenter_weights and Path(segmenter_weights).is_file():
         further |= {"segmenter_weights": segmenter_weights, "segmenter_settings": scale["segmenter_settings"]}
-    methods = {name: method or {} for name, method in settings["methods"].items()}
     for name, method in methods.items():
         if only in name and is_possible(method, data):
             compare_one(name, methods, scale, output, data, further)
@@ -116,9 +110,7 @@ def is_possible(method: Mapping[str, Any], data: Path) -> bool:
 
 def prepared(folder: Path, scale: Mapping[str, Any]) -> Path:
     """Return the data of a size, which is made if it is not there: a phantom, or a datalist of the real volumes."""
-    if not scale.get("phantom"):
-        return real_scans(folder)
-    return write_phantom_dataset(folder, **scale["phantom"])
+    return write_phantom_dataset(folder, **scale["phantom"]) if scale.get("phantom") else real_scans(folder)
 
 
 def real_scans(folder: Path) -> Path:
@@ -198,10 +190,7 @@ def teach_one(name: str, images: Mapping[str, Any], settings: Mapping[str, Any],
     work = Work(taught.path, datalist, truth, {}, use, (), structures, settings["train"]["seed"], device)
     view = {} if name in NAMES.values() else {"view": name}  # so that augmentation knows what a translator has made
     items = [{**item, "image": str(images[item["case"]]), **view} for item in work.items("source")]
-    work.write_datalist(taught, items, [])
-    work.train_segmenter(taught)
-    work.predict(taught, ("validation",))
-    work.evaluate(taught)
+    work.teach(taught, items, [])
 
 
 def taught_dice(folder: Path) -> dict[str, float]:
@@ -224,11 +213,6 @@ def bundle_use(method: Mapping[str, Any], scale: Mapping[str, Any], further: Map
     )
 
 
-def folder_name(name: str) -> str:
-    """Return a method's name as a folder."""
-    return "_".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
-
-
 def write_comparison(output: Path, names: list[str], data: Path, truth: Path | None) -> None:
     """Write and print the table of the methods that have been measured, and draw their picture."""
     done = [name for name in names if (output / folder_name(name) / "evaluation" / "metrics.json").is_file()]
@@ -245,31 +229,16 @@ def write_comparison(output: Path, names: list[str], data: Path, truth: Path | N
         if found := of_kind(measured[done[0]], kind):
             rows[NAMES[kind]] = {**found, **taught_dice(output / folder_name(NAMES[kind]))}
     write_json(output / "comparison.json", rows)
-    table = markdown(rows)
-    write_text(output / "comparison.md", table)
+    text = table("method", MEASURES, rows)
+    write_text(output / "comparison.md", text)
     draw_comparison(output, done, data, truth)
-    print(f"\n{table}\nwritten: {output}/comparison.md, comparison.json, comparison.png")
+    print(f"\n{text}\nwritten: {output}/comparison.md, comparison.json, comparison.png")
 
 
 def of_kind(measures: Mapping[str, Any], kind: str) -> dict[str, Any]:
     """Return the mean of every measure of one kind of image."""
     found = {name: kinds[kind] for name, kinds in measures.items() if kind in kinds}
     return {name: values.get("mean", values.get("value")) for name, values in found.items()}
-
-
-def markdown(rows: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return the rows as a table, without columns in which nothing was measured."""
-    columns = {key: title for key, title in MEASURES.items() if any(key in row for row in rows.values())}
-    titles = ["method", *(title for title, _ in columns.values())]
-    lines = [titles, ["---"] * len(titles)]
-    for name, row in rows.items():
-        lines.append([name, *(number(row.get(key), digits) for key, (_, digits) in columns.items())])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
-
-
-def number(value: float | None, digits: int) -> str:
-    """Return a measure as text, empty where it was not taken."""
-    return "" if value is None else f"{value:.{digits}f}"
 
 
 def draw_comparison(output: Path, names: list[str], data: Path, truth: Path | None, cases: int = 2) -> None:
@@ -304,17 +273,6 @@ def picture_of(item: Mapping[str, Any], output: Path, names: list[str]) -> Pictu
     if "label" in item:
         images["true hrT2"] = scaled(item["label"], level)
     return Picture(str(item["case"]), images, {VS: label[..., level]}, 1.0)
-
-
-def scaled(path: str, level: int) -> np.ndarray:
-    """Return one slice of a scan in [-1, 1]."""
-    return ScaleByPercentiles()(torch.as_tensor(upright(path)))[..., level].numpy()
-
-
-def upright(path: str | Path) -> np.ndarray:
-    """Return a volume's voxels, (X, Y, Z) float32, its axes turned to RAS."""
-    volume = read_volume(path)
-    return np.array(nib.as_closest_canonical(nib.Nifti1Image(volume.array, volume.affine)).dataobj)
 
 
 if __name__ == "__main__":

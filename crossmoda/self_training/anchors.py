@@ -41,9 +41,5 @@ class Anchors:
         source = [item for item in work.items("source") if item.get("label")]
         for name, source_items, target_items in (("source_only", source, []), ("oracle", [], oracle)):
             logger.info("anchor %s", name)
-            folder = StepFolder(work.run / "anchors" / name)
-            work.write_datalist(folder, source_items, target_items)
-            work.train_segmenter(folder)
-            work.predict(folder, sections=("validation",))
-            work.evaluate(folder)
+            work.teach(StepFolder(work.run / "anchors" / name), source_items, target_items)
         write_comparison(work.run)

@@ -272,6 +272,13 @@ class Work:
         folder.do(Step("metrics", ("metrics.json",), work, config, {"predictions": folder.path / "predictions"}))
         return read_json(folder.path / "metrics.json")
 
+    def teach(self, folder: StepFolder, source: Sequence[Item], target: Sequence[Item]) -> dict[str, Any] | None:
+        """Train a segmenter on items of the two sections, label the validation cases and measure that, as ``evaluate``."""
+        self.write_datalist(folder, source, target)
+        self.train_segmenter(folder)
+        self.predict(folder, sections=("validation",))
+        return self.evaluate(folder)
+
     def _train(
         self,
         bundle: BundleUse,

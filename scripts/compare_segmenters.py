@@ -1,0 +1,221 @@
+"""Train every segmenter of ``configs/segmenters.yaml`` on the same scans for as long; write one table and one picture.
+
+    python scripts/compare_segmenters.py --output_dir runs/segmenters
+
+The teacher is the truth of hrT2 scans, the judges are other hrT2 scans that no training sees. Each method is a folder
+with its weights, its predictions and what they cost; what is there already is not done again, so the command goes on
+after any interruption. OUT gets comparison.md, comparison.json and comparison.png.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # before PyTorch is imported; see the Makefile
+
+import logging
+import multiprocessing
+import resource
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import fire
+import torch
+from comparing import folder_name, read_settings, scaled, table, upright
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from crossmoda.data.datalist import load_datalist, save_datalist
+from crossmoda.data.phantom import write_phantom_dataset
+from crossmoda.errors import CrossmodaError, report_in_one_line
+from crossmoda.files import atomic_path, read_json, write_json, write_text
+from crossmoda.labels import VS
+from crossmoda.self_training import BundleUse
+from crossmoda.self_training.datalists import with_truth
+from crossmoda.self_training.loop import find_truth
+from crossmoda.self_training.steps import StepFolder
+from crossmoda.self_training.work import Work
+from crossmoda.translation.evaluation_pictures import Picture, draw_slice
+
+BUNDLE = "bundles/vs_cochlea_hrt2_segmentation"
+TRUTH = "truth"
+CASES = 3  # of the picture
+STAGES = ("training", "prediction")
+MEASURES = {  # in the columns' order: title and digits
+    "million": ("parameters, million", 2),
+    "dice_vs": ("VS Dice", 3),
+    "assd_vs": ("VS ASSD, mm", 2),
+    "dice_cochlea": ("cochlea Dice", 3),
+    "assd_cochlea": ("cochlea ASSD, mm", 2),
+    "training_seconds": ("step, s", 2),
+    "training_mib": ("training, MiB", 0),
+    "prediction_seconds": ("scan, s", 1),
+    "prediction_mib": ("prediction, MiB", 0),
+}
+
+
+@fire.decorators.SetParseFn(str, "only")  # a name with a comma is no tuple
+def main(
+    output_dir: str = "runs/segmenters",
+    size: str = "synthetic",
+    config: str = "configs/segmenters.yaml",
+    dataset: str | None = None,
+    only: str = "",
+) -> None:
+    """Train, measure and compare.
+
+    Args:
+        output_dir: gets a folder per method, the table and the picture.
+        size: one of the configuration's.
+        config: the methods and sizes.
+        dataset: folder of a synthetic dataset with its truth; by default it is made beside the output folder.
+        only: train and measure only the methods whose name holds this text.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("ignite").setLevel(logging.WARNING)
+    scale, methods = read_settings(config, size)
+    output = Path(output_dir)
+    data = (
+        Path(dataset) if dataset else write_phantom_dataset(output.parent / f"{output.name}_data", **scale["phantom"])
+    )
+    output.mkdir(parents=True, exist_ok=True)
+    save_datalist(output / "dataset.json", load_datalist(data))
+    works = {name: work_of(method, scale, output, data) for name, method in methods.items() if only in name}
+    if not works:
+        raise CrossmodaError(f"--only {only}: no such method; {config} has {', '.join(methods)}")
+    for work in works.values():  # what is wrong with a method is found before the first is trained
+        work.segmenter.config("train")
+        work.segmenter.config("inference")
+    for name, work in works.items():
+        logging.info("--- %s", name)
+        teach(work, StepFolder(output / folder_name(name)), steps_of(scale, methods[name]))
+    write_comparison(output, list(methods), works)
+
+
+def work_of(method: Mapping[str, Any], scale: Mapping[str, Any], output: Path, data: Path) -> Work:
+    """Return a method's use of the segmentation bundle, its own settings over those of the size, on the data."""
+    truth, datalist = find_truth(data / TRUTH), load_datalist(data)
+    if not with_truth(datalist["target"], truth, datalist["labels"]):
+        raise CrossmodaError(f"{data}: no truth of its hrT2 scans; give a synthetic dataset")
+    shared = {**scale["shared"], **method.get("shared", {})}
+    use = BundleUse(
+        BUNDLE,
+        train={**shared, **scale["train"], **method.get("train", {})},
+        inference={**shared, **scale["inference"], **method.get("inference", {})},
+        train_overlays=method.get("overlays", []) + method.get("train_overlays", []),
+        inference_overlays=[*method.get("overlays", []), *method.get("inference_overlays", []), "uncertainty.yaml"],
+    )
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return Work(output, datalist, truth, {}, use, (), shared["structures"], scale["train"]["seed"], device)
+
+
+def steps_of(scale: Mapping[str, Any], method: Mapping[str, Any]) -> int:
+    """Return the number of optimisation steps of a training."""
+    training = {**scale["train"], **method.get("train", {})}
+    return int(training["max_epochs"]) * int(training["iterations_per_epoch"])
+
+
+def teach(work: Work, folder: StepFolder, steps: int) -> None:
+    """Train on the target's truth, label and measure the validation cases, and note what was spent on it.
+
+    Training and prediction run in processes of their own, whose largest memory is theirs alone.
+    """
+    folder.path.mkdir(parents=True, exist_ok=True)
+    work.write_datalist(folder, [], with_truth(work.items("target"), work.truth, work.datalist["labels"]))
+    for stage, share in zip(STAGES, (steps, len(work.items("validation"))), strict=True):
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+            spent = pool.submit(run_stage, stage, work, folder.path).result()
+        if spent is not None:
+            seconds = folder.records()["segmenter" if stage == "training" else "predictions"]["seconds"] / share
+            cost = {f"{stage}_mib": spent["mib"], f"{stage}_seconds": seconds if spent["whole"] else None}
+            write_json(folder.path / "cost.json", {**cost_of(folder.path), **cost})
+    work.evaluate(folder)
+
+
+def run_stage(stage: str, work: Work, place: Path) -> dict[str, Any] | None:
+    """Do one stage in this process; return its peak of memory and whether nothing of it had been done before.
+
+    The memory, in MiB, is that of the largest process, beyond what the imports had taken. None if all was done before.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    before, folder = peak_mib(resource.RUSAGE_SELF), StepFolder(place)
+    interrupted = any(place.glob(".segmenter*" if stage == "training" else ".predictions*"))
+    if stage == "training":
+        work.train_segmenter(folder)
+    else:
+        work.predict(folder, ("validation",))
+    if not folder.redone:
+        return None
+    own, others = peak_mib(resource.RUSAGE_SELF), peak_mib(resource.RUSAGE_CHILDREN)  # nnU-Net trains in a child
+    return {"mib": round(max(own, others) - before), "whole": not interrupted}
+
+
+def peak_mib(whose: int) -> float:
+    """Return the largest memory that this process or its children have held."""
+    return resource.getrusage(whose).ru_maxrss / 1024
+
+
+def cost_of(place: Path) -> dict[str, Any]:
+    """Return what is known of a method's cost."""
+    return read_json(place / "cost.json") if (place / "cost.json").is_file() else {}
+
+
+def write_comparison(output: Path, names: Sequence[str], works: Mapping[str, Work]) -> None:
+    """Write and print the table of the methods that have been measured, and draw their picture."""
+    done = [name for name in names if (output / folder_name(name) / "metrics.json").is_file()]
+    rows = {}
+    for name in done:
+        place = output / folder_name(name)
+        row = read_json(place / "row.json") if (place / "row.json").is_file() else {}
+        if name in works:
+            row = {**row, "million": parameters_of(works[name], place / "segmenter" / "model.pt") / 1e6}
+            write_json(place / "row.json", row)
+        rows[name] = {**row, **scores_of(place), **cost_of(place)}
+    write_json(output / "comparison.json", rows)
+    text = table("network", MEASURES, rows)
+    write_text(output / "comparison.md", text)
+    draw_comparison(output, done, next(iter(works.values())))
+    print(f"\n{text}\nwritten: {output}/comparison.md, comparison.json, comparison.png")
+
+
+def parameters_of(work: Work, weights: Path) -> int:
+    """Return the number of weights of a method's network; of a folder of folds, those of all."""
+    workflow = work.segmenter.workflow("inference", weights=str(weights))
+    network = workflow.parser.get_parsed_content("network_def")
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def scores_of(place: Path) -> dict[str, float]:
+    """Return the mean Dice and ASSD of each structure that a method's folder holds."""
+    structures = read_json(place / "metrics.json")["structures"]
+    return {f"{key}_{name}": found[key]["mean"] for name, found in structures.items() for key in ("dice", "assd")}
+
+
+def draw_comparison(output: Path, names: Sequence[str], work: Work) -> None:
+    """Draw the slice of some validation cases that shows most of the VS: the truth, then every method's outlines."""
+    items = with_truth(work.items("validation"), work.truth, work.datalist["labels"])[:CASES]
+    columns = [TRUTH, *names]
+    figure = Figure(figsize=(2.6 * len(columns), 2.2 * len(items)), layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(len(items), len(columns), squeeze=False)
+    for axes_row, item in zip(grid, items, strict=True):
+        numbers = item["labels"]
+        level = int((upright(item["label"]) == numbers[VS]).sum(axis=(0, 1)).argmax())
+        image = scaled(item["image"], level)
+        for axes, name in zip(axes_row, columns, strict=True):
+            predicted = output / folder_name(name) / "predictions" / f"{item['case']}_Label.nii.gz"
+            label = upright(item["label"] if name == TRUTH else predicted)[..., level]
+            values = numbers if name == TRUTH else {s: i + 1 for i, s in enumerate(work.structures)}
+            masks = {structure: label == values[structure] for structure in work.structures}
+            draw_slice(axes, Picture(item["case"], {"hrT2": image}, masks, 1.0), "hrT2")
+            axes.set_title(name, fontsize=9)
+        axes_row[0].set_ylabel(item["case"], fontsize=7)
+    with atomic_path(output / "comparison.png") as partial:
+        figure.savefig(partial, dpi=80, metadata={"Software": None})
+
+
+if __name__ == "__main__":
+    report_in_one_line()
+    fire.Fire(main)

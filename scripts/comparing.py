@@ -1,0 +1,69 @@
+"""What the comparisons of translators and of segmenters share: data, names, tables, slices."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+import yaml
+
+from crossmoda.data.volumes import read_volume
+from crossmoda.errors import CrossmodaError
+from crossmoda.preprocessing import ScaleByPercentiles
+
+Settings = dict[str, Any]
+
+
+def read_settings(config: str, size: str) -> tuple[Settings, dict[str, Settings]]:
+    """Return one of a configuration's sizes and its methods, ``{name: settings}``.
+
+    Raises:
+        CrossmodaError: the file is missing or has no such size.
+    """
+    if not Path(config).is_file():
+        raise CrossmodaError(f"{config}: no such file; give --config")
+    settings = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
+    if size not in settings["sizes"]:
+        raise CrossmodaError(f"size '{size}' is unknown; {config} has {', '.join(settings['sizes'])}")
+    return settings["sizes"][size], {name: method or {} for name, method in settings["methods"].items()}
+
+
+def folder_name(name: str) -> str:
+    """Return a method's name as a folder."""
+    return "_".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
+
+
+def table(first: str, columns: Mapping[str, tuple[str, int]], rows: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return rows as a table in Markdown, without columns in which nothing was measured.
+
+    Args:
+        first: title of the column of names.
+        columns: key of a measure -> title and digits.
+        rows: name -> measures.
+    """
+    shown = {key: column for key, column in columns.items() if any(row.get(key) is not None for row in rows.values())}
+    titles = [first, *(title for title, _ in shown.values())]
+    lines = [titles, ["---"] * len(titles)]
+    for name, row in rows.items():
+        lines.append([name, *(number(row.get(key), digits) for key, (_, digits) in shown.items())])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def number(value: float | None, digits: int) -> str:
+    """Return a measure as text, empty where it was not taken."""
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+def scaled(path: str | Path, level: int) -> np.ndarray:
+    """Return one axial slice of a scan, (X, Y) in [-1, 1], its axes turned to RAS."""
+    return ScaleByPercentiles()(torch.as_tensor(upright(path)))[..., level].numpy()
+
+
+def upright(path: str | Path) -> np.ndarray:
+    """Return a volume's voxels, (X, Y, Z) float32, its axes turned to RAS."""
+    volume = read_volume(path)
+    return np.array(nib.as_closest_canonical(nib.Nifti1Image(volume.array, volume.affine)).dataobj)

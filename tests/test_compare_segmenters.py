@@ -1,0 +1,86 @@
+"""The comparison of segmenters, as a command, on a data set of a few thousand voxels."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+SIZE: dict[str, Any] = {
+    "phantom": None,
+    "shared": {
+        "structures": ["vs", "cochlea"],
+        "spacing": [1.6, 1.6, 3.0],
+        "crop_size": [48, 32],
+        "patch_size": [32, 32, 8],
+    },
+    "train": {"iterations_per_epoch": 2, "max_epochs": 1, "batch_size": 1, "seed": 3},
+    "inference": {},
+}
+NARROW = {"network_def::filters": [4, 4, 8, 8]}
+METHODS: dict[str, Any] = {
+    "DynUNet": {"shared": NARROW},
+    "2.5D ResUNet": {"overlays": ["variant_resunet2d5.yaml"], "shared": {"network_def::channels": 2}},
+}
+
+
+def compare(repository: Path, config: Path, dataset: Path, output: Path, *options: str) -> tuple[int, str, str]:
+    command = [sys.executable, "scripts/compare_segmenters.py", "--config", str(config), "--size", "tiny"]
+    places = ["--dataset", str(dataset), "--output_dir", str(output), *options]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        [*command, *places], cwd=repository, env=environment, capture_output=True, text=True, check=False
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("config") / "segmenters.yaml"
+    path.write_text(yaml.safe_dump({"sizes": {"tiny": SIZE}, "methods": METHODS}, sort_keys=False))
+    return path
+
+
+def test_every_network_is_trained_measured_and_shown_once(
+    repository: Path, config: Path, tiny_dataset: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "segmenters"
+    status, printed, errors = compare(repository, config, tiny_dataset, output)
+    assert status == 0, errors[-2000:]
+    rows = json.loads((output / "comparison.json").read_text())
+    assert list(rows) == list(METHODS)
+    for name, row in rows.items():
+        assert 0 <= row["dice_vs"] <= 1
+        assert row["training_mib"] > 1
+        metrics = json.loads((output / folder(name) / "metrics.json").read_text())
+        assert row["dice_cochlea"] == metrics["structures"]["cochlea"]["dice"]["mean"]
+        steps = json.loads((output / folder(name) / "manifest.json").read_text())["steps"]
+        assert row["training_seconds"] == steps["segmenter"]["seconds"] / 2  # of two steps
+        assert row["prediction_seconds"] == steps["predictions"]["seconds"] / 2  # of two scans
+    assert rows["DynUNet"]["million"] != rows["2.5D ResUNet"]["million"]
+    assert (output / "comparison.md").read_text() in printed
+    assert (output / "comparison.png").stat().st_size > 5_000
+    before = {path: path.stat().st_mtime_ns for path in output.rglob("*.pt")}
+    status, again, _ = compare(repository, config, tiny_dataset, output, "--only", "DynUNet")
+    assert status == 0
+    assert {path: path.stat().st_mtime_ns for path in output.rglob("*.pt")} == before
+    assert (output / "comparison.md").read_text() in again
+    assert json.loads((output / "comparison.json").read_text()) == rows
+
+
+def folder(name: str) -> str:
+    return {"DynUNet": "dynunet", "2.5D ResUNet": "2_5d_resunet"}[name]
+
+
+def test_a_method_that_is_not_there_is_named_in_one_line(
+    repository: Path, config: Path, tiny_dataset: Path, tmp_path: Path
+) -> None:
+    status, _, errors = compare(repository, config, tiny_dataset, tmp_path / "out", "--only", "Transformer")
+    assert status != 0
+    assert "Transformer: no such method" in errors.strip().splitlines()[-1]
