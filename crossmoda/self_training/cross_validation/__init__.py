@@ -24,8 +24,8 @@ from crossmoda.self_training.cross_validation.checks import (
     require_patients,
 )
 from crossmoda.self_training.cross_validation.choice import Result, choose, sum_up
-from crossmoda.self_training.cross_validation.outputs import BEST, best_overlay, draw, markdown, write_best
-from crossmoda.self_training.cross_validation.settings import CrossValidationSettings, read_settings
+from crossmoda.self_training.cross_validation.outputs import best_overlay, draw, markdown, write_best
+from crossmoda.self_training.cross_validation.settings import BEST, CrossValidationSettings, read_settings
 from crossmoda.self_training.cross_validation.work import CrossValidation
 
 __all__ = ["CrossValidation", "CrossValidationSettings", "choose", "cross_validate", "read_settings"]

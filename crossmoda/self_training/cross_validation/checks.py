@@ -64,12 +64,10 @@ def require_patients(datalist_file: Path, settings: CrossValidationSettings) -> 
     """Make sure that every fold can be learnt and judged; every labelled scan is read once.
 
     Raises:
-        CrossmodaError: no datalist, too few patients for the folds, a structure that labels cannot tell apart, a file
-            that cannot be used, or a fold in which nobody shows a structure.
+        CrossmodaError: no datalist, too few patients for the folds, a file that cannot be used, or a fold in which
+            nobody shows a structure.
     """
     labels = load_datalist(datalist_file)["labels"]
-    for structure in settings.structures:
-        numbers_of(structure, labels)
     number, seed, sections = settings.folds, settings.seed, settings.sections
     items = cases_to_learn(datalist_file, sections)
     folds = folds_of_cases(items, number, seed)
@@ -135,10 +133,13 @@ def require_configurations(settings: CrossValidationSettings, datalist_file: Pat
     """Make sure that every configuration and every post-processing can be built.
 
     Raises:
-        CrossmodaError: a file or key that is not there, a network that does not exist or does not fit its patch or
-            classes, training and inference that differ, an overlay that keeps folds from being averaged, a transform
-            that does not exist or is no post-processing.
+        CrossmodaError: a structure that labels cannot tell apart, a file or key that is not there, a network that does
+            not exist or does not fit its patch or classes, training and inference that differ, an overlay that keeps
+            folds from being averaged, a transform that does not exist or is no post-processing.
     """
+    labels = load_datalist(datalist_file)["labels"]
+    for structure in settings.structures:
+        numbers_of(structure, labels)
     for name, use in settings.configurations.items():
         try:
             _require_configuration(use, datalist_file)

@@ -19,7 +19,6 @@ from crossmoda.self_training.cross_validation.checks import AGREED, as_component
 from crossmoda.self_training.cross_validation.choice import Result, losses, rank
 from crossmoda.self_training.cross_validation.settings import POSTPROCESSING_KEY
 
-BEST = "best.yaml"
 FOLDER_KEY = "cross_validation_dir"
 
 

@@ -17,6 +17,7 @@ from crossmoda.self_training.bundles import BundleUse
 ENSEMBLE = "ensemble.yaml"  # predicts with every fold's weights; during cross-validation with one fold's
 POSTPROCESSING_KEY = "keep_one_tumour"  # of inference.yaml: what is done to a decided label map before it is saved
 UNTOUCHED = {"_target_": "Identityd", "keys": "pred"}
+BEST = "best.yaml"  # what is written at the end
 NONE = "none"  # the post-processing that the others are held against
 
 DEFAULTS: dict[str, Any] = {
@@ -73,6 +74,9 @@ def read_settings(path: str | Path) -> CrossValidationSettings:
     _require_known(content, DEFAULTS, f"{path}")
     if not isinstance(content["folds"], int) or content["folds"] < 2:
         raise CrossmodaError(f"{path}: folds is {content['folds']}; give 2 or more")
+    for key in ("sections", "structures"):
+        if not isinstance(content[key], list) or not content[key]:
+            raise CrossmodaError(f"{path}: {key} is {content[key]!r}; give a list of names")
     root = Path(content["bundle"])
     if not (root / "configs" / ENSEMBLE).is_file():
         raise CrossmodaError(f"{root}: no segmentation bundle there; run from the project's root or mend 'bundle'")

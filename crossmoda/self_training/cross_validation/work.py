@@ -26,6 +26,7 @@ from crossmoda.labels import model_labels
 from crossmoda.segmentation.cases import cases_to_learn
 from crossmoda.self_training.cross_validation.checks import Item, Patients, build_postprocessing
 from crossmoda.self_training.cross_validation.settings import (
+    BEST,
     POSTPROCESSING_KEY,
     UNTOUCHED,
     CrossValidationSettings,
@@ -63,21 +64,27 @@ class CrossValidation:
 
     def run(self) -> None:
         """Do what is not done yet, and tell what is left."""
-        left = [(name, fold) for name in self.settings.configurations for fold in range(self.settings.folds)]
+        left = list(self._folders)
         number = len(left)
         while left:
             name, fold = left.pop(0)
             logger.info("%s, fold %d of %d (%d of %d)", name, fold + 1, self.settings.folds, number - len(left), number)
-            self.train(name, fold)
+            if self.train(name, fold):
+                (self.output / BEST).unlink(missing_ok=True)  # of the weights that were there before
             self.predict(name, fold)
             for candidate in self.settings.postprocessing:
                 self.score(name, fold, candidate)
-            if left and self.folder(name, fold).seconds():
+            if left and self.folder(name, fold).redone:
                 logger.info("%d of %d left, about %s", len(left), number, _duration(self._seconds_for(left)))
 
     def folder(self, name: str, fold: int) -> _Fold:
         """Return the folder of a configuration's fold."""
-        return _Fold(self.output / name / f"fold_{fold}")
+        return self._folders[name, fold]
+
+    @cached_property
+    def _folders(self) -> dict[tuple[str, int], _Fold]:
+        pairs = [(name, fold) for name in self.settings.configurations for fold in range(self.settings.folds)]
+        return {(name, fold): _Fold(self.output / name / f"fold_{fold}") for name, fold in pairs}
 
     def weights(self, name: str, fold: int) -> Path:
         """Return the file of a fold's weights.
@@ -94,8 +101,11 @@ class CrossValidation:
             owners[name] = next(other for other in trainings if trainings[other] == config)
         return owners
 
-    def train(self, name: str, fold: int) -> None:
-        """Train a configuration on all patients but a fold's; weights of a fold that is damaged are made again."""
+    def train(self, name: str, fold: int) -> bool:
+        """Train a configuration on all patients but a fold's, and return whether that had to be done.
+
+        Weights that are damaged or are not those of the record are made again.
+        """
         use = self.settings.configurations[self._owners[name]]
         use = replace(use, train={**use.train, "fold": fold})
         sections, folds, seed = self.settings.sections, self.settings.folds, self.settings.seed
@@ -111,7 +121,7 @@ class CrossValidation:
             told = {"fold": fold, "folds": folds, "seed": seed, "data_hash": data}
             write_json(sidecar, {**read_json(sidecar), **told})
 
-        self.folder(self._owners[name], fold).do(Step("segmenter", ("segmenter",), work, config))
+        return self.folder(self._owners[name], fold).do(Step("segmenter", ("segmenter",), work, config))
 
     def predict(self, name: str, fold: int) -> None:
         """Label a fold's scans with the weights that have not seen them, without post-processing, on their own grids.
@@ -168,10 +178,9 @@ class CrossValidation:
     def _seconds_for(self, left: Sequence[tuple[str, int]]) -> float:
         """Return how long folds will take: as long as others of their configuration, or else as those of all."""
         spent: dict[str, list[float]] = {}
-        for name in self.settings.configurations:
-            for fold in range(self.settings.folds):
-                if (name, fold) not in left and (seconds := self.folder(name, fold).seconds()):
-                    spent.setdefault(name, []).append(seconds)
+        for name, fold in self._folders:
+            if (name, fold) not in left and (seconds := self.folder(name, fold).seconds()):
+                spent.setdefault(name, []).append(seconds)
         overall = float(np.mean([seconds for values in spent.values() for seconds in values]))
         return sum(float(np.mean(spent[name])) if name in spent else overall for name, _ in left)
 
