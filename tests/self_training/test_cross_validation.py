@@ -24,7 +24,9 @@ from crossmoda.files import read_json
 from crossmoda.segmentation.anatomy import KeepOneTumourd
 from crossmoda.self_training import BundleUse
 from crossmoda.self_training.cross_validation import cross_validate, read_settings
+from crossmoda.self_training.cross_validation.checks import require_configurations, require_patients
 from crossmoda.self_training.cross_validation.outputs import best_overlay, write_best
+from crossmoda.self_training.cross_validation.work import CrossValidation
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.usefixtures("in_the_repository")]
 
@@ -87,6 +89,15 @@ def test_every_patient_is_judged_once_by_each_network_with_all_views_by_weights_
         own = [c for c in told["cases"] if c["configuration"] == name and c["postprocessing"] == "none"]
         assert len({(case["case"], case["view"]) for case in own}) == len(own) == 4
         assert all(case["fold"] == told["patients"][case["case"]] for case in own)
+    for fold in range(2):
+        folder = finished / "dynunet" / f"fold_{fold}"
+        learnt = read_json(folder / "manifest.json")["steps"]["segmenter"]["config"]["train"]
+        assert (learnt["fold"], learnt["folds"], learnt["seed"]) == (
+            fold,
+            2,
+            told["seed"],
+        )  # what train.yaml leaves out
+        assert read_json(folder / "segmenter" / "model.json")["fold"] == fold
     for case, fold in told["patients"].items():
         predicted = finished / "dynunet" / f"fold_{fold}" / "predictions"
         assert sorted(path.name for path in predicted.iterdir()) == [
@@ -199,6 +210,19 @@ def thresholds(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("thresholds")
     pairs = ((0.31, 1.52), (0.93, 1.87))
     return [threshold_weights(folder / f"c/fold_{i}/model.pt", *pair) for i, pair in enumerate(pairs)]
+
+
+def test_left_out_scans_are_predicted_without_postprocessing(
+    tiny_dataset: Path, thresholds: list[Path], tmp_path: Path
+) -> None:
+    save_datalist(tmp_path / "datalist.json", load_datalist(tiny_dataset))
+    settings = read_settings(write_config(tmp_path))
+    patients = require_patients(tmp_path / "datalist.json", settings)
+    work = CrossValidation(tmp_path, tmp_path / "datalist.json", settings, patients, torch.device("cpu"))
+    shutil.copytree(thresholds[0].parent, work.weights("pointwise", 0).parent)
+    work.predict("pointwise", 0)
+    (path,) = (tmp_path / "pointwise" / "fold_0" / "predictions").iterdir()
+    assert ndimage.label(read_volume(path).array == 1, np.ones((3, 3, 3)))[1] > 1
 
 
 def mean_of_folds(dataset: Path, thresholds: list[Path]) -> dict[str, torch.Tensor]:
@@ -429,8 +453,6 @@ def test_the_command_reports_in_one_line(tmp_path: Path, capsys: pytest.CaptureF
 def test_the_file_that_comes_with_the_project_names_networks_and_postprocessings_that_can_be_built(
     repository: Path, tiny_dataset: Path
 ) -> None:
-    from crossmoda.self_training.cross_validation.checks import require_configurations
-
     settings = read_settings(repository / "configs" / "cross_validation.yaml")
     assert settings.folds == 5
     assert next(iter(settings.postprocessing)) == "none"
