@@ -243,13 +243,14 @@ def mean_of_folds(dataset: Path, thresholds: list[Path]) -> dict[str, torch.Tens
     return labels
 
 
+@pytest.mark.parametrize("transforms", [[ONE_TUMOUR], []], ids=["one tumour", "none"])
 def test_best_yaml_predicts_the_folds_mean_with_the_chosen_postprocessing_voxel_by_voxel(
-    tiny_dataset: Path, thresholds: list[Path], tmp_path: Path
+    transforms: list[dict[str, Any]], tiny_dataset: Path, thresholds: list[Path], tmp_path: Path
 ) -> None:
     settings = read_settings(write_config(tmp_path))
     use, output = settings.configurations["pointwise"], thresholds[0].parents[2]
     result: Any = type("Result", (), {"configuration": "pointwise", "postprocessing": "one_tumour", "dice": 1.0})
-    write_best(tmp_path / "best.yaml", best_overlay(use, [ONE_TUMOUR], thresholds, output), result, use.root)
+    write_best(tmp_path / "best.yaml", best_overlay(use, transforms, thresholds, output), result, use.root)
 
     # With nothing named but the files; the loop's own way to use a bundle.
     best = BundleUse(str(BUNDLE), inference_overlays=["ensemble.yaml", str(tmp_path / "best.yaml")])
@@ -262,7 +263,8 @@ def test_best_yaml_predicts_the_folds_mean_with_the_chosen_postprocessing_voxel_
     assert len(by_hand) == 2
     for case, label in by_hand.items():
         predicted = read_volume(tmp_path / "out" / f"{case}_Label.nii.gz").array
-        np.testing.assert_array_equal(predicted, keep({"pred": label})["pred"].numpy()[0])
+        expected = keep({"pred": label})["pred"] if transforms else label
+        np.testing.assert_array_equal(predicted, expected.numpy()[0])
         assert ndimage.label(label.numpy()[0] == 1, np.ones((3, 3, 3)))[1] > 1  # there was something to take away
         assert {1.0, 2.0} <= set(np.unique(predicted))
 
