@@ -91,6 +91,30 @@ class Commands:
         planned = plan(dataset, output, memory_gb=memory_gb, field_of_view_mm=field_of_view_mm)
         print(f"written: {output}; patch {planned.patch_size}, spacing {planned.spacing_mm} mm")
 
+    def cross_validate(
+        self,
+        dataset: str,
+        output_dir: str,
+        config: str = "configs/cross_validation.yaml",
+        device: str | None = None,
+    ) -> None:
+        """Compare segmenters and post-processings on folds of patients; write the best as an overlay for inference.
+
+        OUTPUT_DIR gets best.yaml, which goes after inference.yaml and ensemble.yaml of the segmentation bundle and says
+        all that a prediction needs, cross_validation.md, .json and .png, and the weights of every fold. Interrupted,
+        the same command goes on where it stopped.
+
+        Args:
+            dataset: a dataset folder or a datalist with labelled scans.
+            output_dir: the folder to make.
+            config: what is compared: networks, settings, post-processings, number of folds.
+            device: cpu, cuda or cuda:1; the first GPU by default, if there is one.
+        """
+        from crossmoda.self_training.cross_validation import cross_validate
+
+        _show_progress()
+        print(f"\n{cross_validate(dataset, output_dir, config, device)}\nwritten: {Path(output_dir) / 'best.yaml'}")
+
     def evaluate(
         self, predictions: str, truth: str, output: str = "metrics.json", structures: str = "", edition: str = ""
     ) -> int:

@@ -100,6 +100,17 @@ def score_case(
     predicted = read_label_map(prediction, prediction_labels) if prediction else _empty_like(true)
     if not same_grid(predicted, true):
         raise CrossmodaError(f"{prediction}: lies on another grid than {truth}; write it on its image's grid")
+    return score_label_maps(predicted, true, prediction_labels, truth_labels, structures)
+
+
+def score_label_maps(
+    predicted: Volume,
+    true: Volume,
+    prediction_labels: dict[str, int],
+    truth_labels: dict[str, int],
+    structures: Sequence[str],
+) -> dict[str, dict[str, float]]:
+    """Return the metrics of each structure, as ``score_case`` does, of label maps on one grid."""
     spacing = spacing_mm(true.affine)
 
     def masks(structure: str) -> tuple[np.ndarray, np.ndarray]:
