@@ -15,9 +15,9 @@ from monai.utils import TransformBackends
 class MostLikely(Transform):
     """Give each voxel the number of its most likely channel.
 
-    The same as ``torch.argmax`` over the channels, which MONAI's ``AsDiscrete`` calls, but the channels are compared one
-    after another over whole volumes: on a CPU that takes a twentieth of the time, which for a scan of 448 x 448 x 80 is
-    more than its resampling. Where channels are equally likely, the first. Not random; not invertible.
+    The same as ``torch.argmax`` over the channels, which MONAI's ``AsDiscrete`` calls, but the channels are compared
+    one after another over whole volumes: on a CPU that takes a twentieth of the time, and for a scan of 448 x 448 x 80
+    the former took longer than resampling it. Where channels are equally likely, the first. Not random; not invertible.
     """
 
     backend = [TransformBackends.TORCH]  # noqa: RUF012 - as MONAI declares it

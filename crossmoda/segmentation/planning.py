@@ -25,8 +25,9 @@ from crossmoda.data.volumes import Grid, read_grid, spacing_mm
 from crossmoda.errors import CrossmodaError
 from crossmoda.files import write_json, write_text
 from crossmoda.segmentation.nnunet.raw_dataset import dataset_json
-from crossmoda.segmentation.nnunet.settings import DATASET, require_nnunet
+from crossmoda.segmentation.nnunet.settings import DATASET, PLANS, require_nnunet
 
+CONFIGURATION = "3d_fullres"
 FEWEST_STAGES = 3  # a DynUNet has two levels and a bottom at least
 _FINGERPRINT = "dataset_fingerprint.json"
 
@@ -160,15 +161,13 @@ def plan_fingerprint(found: Fingerprint, memory_gb: float = 8.0, structures: Seq
     Raises:
         CrossmodaError: the scans are too small for a U-Net.
     """
-    with _planner(found, memory_gb, structures) as planner:
-        forward, backward = planner.determine_transpose()  # nnU-Net puts the coarsest axis first
-        spacing = planner.determine_fullres_target_spacing()
-        shapes = _shapes_at(found, spacing)
-        median = np.median(shapes, 0)
-        voxels = float(np.prod(median)) * len(shapes)
-        made = planner.get_plans_for_configuration(spacing[forward], median[forward], "3d_fullres", voxels, {})
+    plans = nnunet_plans(found, memory_gb, structures)
+    made, backward = plans["configurations"][CONFIGURATION], plans["transpose_backward"]
     stages = made["architecture"]["arch_kwargs"]
+    spacing = [float(made["spacing"][axis]) for axis in backward]
+    shapes = _shapes_at(found, np.asarray(spacing))
     if stages["n_stages"] < FEWEST_STAGES:
+        median = np.median(shapes, 0)
         raise CrossmodaError(
             f"scans of {' x '.join(str(round(n)) for n in median[::-1])} voxels leave room for {stages['n_stages']} "
             f"stages; a U-Net needs {FEWEST_STAGES}"
@@ -178,7 +177,7 @@ def plan_fingerprint(found: Fingerprint, memory_gb: float = 8.0, structures: Seq
         return [np.asarray(values)[axis].item() for axis in backward][::-1]
 
     return Plan(
-        spacing_mm=[round(float(value), 4) for value in spacing[::-1]],
+        spacing_mm=[round(value, 4) for value in spacing[::-1]],
         crop_size=[int(n) for n in np.max(shapes, 0)[::-1][:2]],
         patch_size=in_xyz(made["patch_size"]),
         batch_size=int(made["batch_size"]),
@@ -186,6 +185,32 @@ def plan_fingerprint(found: Fingerprint, memory_gb: float = 8.0, structures: Seq
         strides=[in_xyz(stride) for stride in stages["strides"]],
         filters=[int(n) for n in stages["features_per_stage"]],
     )
+
+
+def nnunet_plans(
+    found: Fingerprint, memory_gb: float = 8.0, structures: Sequence[str] = ("vs", "cochlea")
+) -> dict[str, Any]:
+    """Return nnU-Net's plans of its configuration ``3d_fullres`` for a fingerprint, as nnU-Net's predictor takes them.
+
+    Figures are nnU-Net's: (z, y, x), in the configuration with the coarsest axis first (``transpose_forward``).
+    """
+    with _planner(found, memory_gb, structures) as planner:
+        forward, backward = planner.determine_transpose()
+        spacing = planner.determine_fullres_target_spacing()
+        shapes = _shapes_at(found, spacing)
+        median = np.median(shapes, 0)
+        voxels = float(np.prod(median)) * len(shapes)
+        made = planner.get_plans_for_configuration(spacing[forward], median[forward], CONFIGURATION, voxels, {})
+    return {
+        "dataset_name": DATASET,
+        "plans_name": PLANS,
+        "image_reader_writer": "NibabelIO",
+        "label_manager": "LabelManager",
+        "foreground_intensity_properties_per_channel": {},  # of CT alone
+        "transpose_forward": [int(axis) for axis in forward],
+        "transpose_backward": [int(axis) for axis in backward],
+        "configurations": {CONFIGURATION: made},
+    }
 
 
 def _shapes_at(found: Fingerprint, spacing: np.ndarray) -> np.ndarray:

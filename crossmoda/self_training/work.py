@@ -273,7 +273,7 @@ class Work:
         return read_json(folder.path / "metrics.json")
 
     def teach(self, folder: StepFolder, source: Sequence[Item], target: Sequence[Item]) -> dict[str, Any] | None:
-        """Train a segmenter on items of the two sections, label the validation cases and measure that, as ``evaluate``."""
+        """Train a segmenter on items of the two sections, label the validation cases, and measure as ``evaluate``."""
         self.write_datalist(folder, source, target)
         self.train_segmenter(folder)
         self.predict(folder, sections=("validation",))
