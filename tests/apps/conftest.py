@@ -10,6 +10,7 @@ import sysconfig
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -110,12 +111,19 @@ class Served:
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Iterator[Served]:
-    """Start MONAI Label on a small run, as ``make serve`` does, on a free port of this machine alone."""
+    """A live server on a small run."""
     folder = tmp_path_factory.mktemp("served")
     run, rng = folder / "run", np.random.default_rng(3)
     for case, affine in AFFINES.items():
         save_nifti(run / "scans" / f"{case}_hrT2.nii.gz", rng.gamma(2, 50, SHAPE).astype(np.float32), affine)
     write_round(run, 0, repository)
+    with serve(run, folder, repository) as server:
+        yield server
+
+
+@contextmanager
+def serve(run: Path, folder: Path, repository: Path) -> Iterator[Served]:
+    """Start MONAI Label on a run, as ``make serve`` does, on a free port of this machine alone; end it at last."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -166,8 +174,13 @@ def slicer_module(name: str) -> ModuleType:
 @pytest.fixture(scope="module")
 def slicer(served: Served, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The client of 3D Slicer's MONAI Label module."""
+    return slicer_client(served, tmp_path_factory.mktemp("slicer"))
+
+
+def slicer_client(served: Served, folder: Path) -> Any:
+    """Return the client of 3D Slicer's MONAI Label module, which keeps what it fetches in a folder."""
     module = slicer_module("MONAILabel/MONAILabelLib/client.py")
-    return module.MONAILabelClient(served.url, tmpdir=str(tmp_path_factory.mktemp("slicer")), client_id="user-anna")
+    return module.MONAILabelClient(served.url, tmpdir=str(folder), client_id="user-anna")
 
 
 @pytest.fixture(scope="module")
