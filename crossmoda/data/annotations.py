@@ -85,11 +85,11 @@ class MapKnownLabelsByNamed(MapLabelsByNamed):
         weights_key: str = "structure_weights",
         allow_missing_keys: bool = False,
     ) -> None:
-        MapTransform.__init__(self, keys, allow_missing_keys)
-        self.labels = {str(name): int(number) for name, number in labels.items()}
-        self.structures = list(structures)
-        self.labels_key = labels_key
+        super().__init__(keys, labels, structures, labels_key, allow_missing_keys)
         self.weights_key = weights_key
+
+    def _require_known(self) -> None:
+        """Refuse labels that know none of the structures."""
         _require_something_known(channel_groups(self.labels, self.structures), self.labels, self.structures, "labels")
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:

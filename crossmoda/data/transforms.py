@@ -116,6 +116,10 @@ class MapLabelsByNamed(MapTransform):
         self.labels = {str(name): int(number) for name, number in labels.items()}
         self.structures = list(structures)
         self.labels_key = labels_key
+        self._require_known()
+
+    def _require_known(self) -> None:
+        """Refuse labels that cannot tell a structure apart."""
         for structure in self.structures:
             numbers_of(structure, self.labels)
 

@@ -15,7 +15,7 @@ from scipy.spatial import cKDTree
 
 from crossmoda.data.volumes import spacing_mm
 from crossmoda.errors import CrossmodaError
-from crossmoda.labels import COCHLEA, VS, mask_of, model_labels
+from crossmoda.labels import COCHLEA, PARTS, VS, mask_of, model_labels
 
 NEAR_MM = 10.0  # between the nearest voxels of a VS and the cochlea beside the canal that it grows from
 
@@ -33,7 +33,8 @@ class KeepOneTumourd(MapTransform):
 
     A patient has one VS here, which grows from the canal beside the cochlea. The largest component alone is at times a
     cistern or a vessel far from it. Where no component is near, or no cochlea was sought or found, the largest of all
-    stays, for a person to see. The parts of a tumour, where a model tells them apart, count together.
+    stays, for a person to see. The parts of a tumour, where a model tells them apart, count together. A model that
+    seeks no tumour, or one part alone, is left as it is.
 
     Args:
         keys: of label maps (1, X, Y, Z), numbered as ``crossmoda.labels.model_labels(structures)``; spacing is read
@@ -59,13 +60,14 @@ class KeepOneTumourd(MapTransform):
         if distance_mm <= 0:
             raise CrossmodaError(f"KeepOneTumourd: distance_mm is {distance_mm}, but must be above 0")
         self.labels = model_labels(structures)
+        self.sought = VS in self.labels or all(part in self.labels for part in PARTS[VS])
         self.distance_mm = distance_mm
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return a copy of the item whose label maps hold one tumour."""
         item = dict(data)
         for key in self.key_iterator(item):
-            item[key] = self._one_tumour(item[key])
+            item[key] = self._one_tumour(item[key]) if self.sought else item[key]
         return item
 
     def _one_tumour(self, label_map: torch.Tensor) -> torch.Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +17,44 @@ from crossmoda.labels import model_labels, numbers_of
 LARGEST_FACTOR = 10.0
 
 
-class RandStructureIntensityd(RandomizableTransform, MapTransform):
+class RandomTwind(RandomizableTransform, MapTransform):
+    """The base of dictionary twins of this project's random transforms: what is drawn, the array transform draws.
+
+    Args:
+        keys: of the images (C, X, Y, Z), changed in copies; all get the same draw.
+        transform: the array transform.
+        label_key: of the label map.
+        allow_missing_keys: skip keys that an item lacks.
+    """
+
+    def __init__(
+        self, keys: KeysCollection, transform: RandomizableTransform, label_key: str, allow_missing_keys: bool = False
+    ) -> None:
+        MapTransform.__init__(self, keys, allow_missing_keys)
+        RandomizableTransform.__init__(self, transform.prob)
+        self.transform: Any = transform
+        self.label_key = label_key
+
+    def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> RandomTwind:
+        """Seed the array transform."""
+        self.transform.set_random_state(seed, state)
+        self.R = self.transform.R
+        return self
+
+    def randomize(self, data: Any = None) -> None:
+        """Let the array transform draw."""
+        self.transform.randomize(data)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return a copy of the item with changed images."""
+        item = dict(data)
+        self.randomize()
+        for key in self.key_iterator(item):
+            item[key] = self.transform(item[key], item[self.label_key], randomize=False)
+        return item
+
+
+class RandStructureIntensity(RandomizableTransform):
     """Give a labelled structure a new brightness at random, with a soft edge, and leave the rest as it is.
 
     Tumours and cochleae vary more in signal than translated images show, and segmenters that have seen such variation
@@ -32,15 +70,11 @@ class RandStructureIntensityd(RandomizableTransform, MapTransform):
     reaches too far, changing all that it covers would make its border look right.
 
     Args:
-        keys: of the images (C, X, Y, Z), changed in copies.
-        label_key: of the label map (1, X, Y, Z), whose values are ``crossmoda.labels.model_labels(structures)``.
         structures: names in the order of the network's output channels.
         levels: structure name -> lowest and highest level, drawn uniformly. ``vs`` may be named where ``structures``
             holds its parts.
         prob: probability for each structure, independently of the others.
-        translated_only: leave alone items whose ``view``, the translator that rendered them, is missing or empty.
         edge_voxels: width of the soft edge inside the structure, at least 0 (0 is a hard edge).
-        allow_missing_keys: skip keys that an item lacks.
 
     Raises:
         CrossmodaError: a structure is named that the network does not seek.
@@ -51,24 +85,17 @@ class RandStructureIntensityd(RandomizableTransform, MapTransform):
 
     def __init__(
         self,
-        keys: KeysCollection,
-        label_key: str,
         structures: Sequence[str],
         levels: Mapping[str, Sequence[float]],
         prob: float = 0.3,
-        translated_only: bool = False,
         edge_voxels: float = 1.5,
-        allow_missing_keys: bool = False,
     ) -> None:
-        MapTransform.__init__(self, keys, allow_missing_keys)
-        RandomizableTransform.__init__(self, prob)
+        super().__init__(prob)
         for name, (low, high) in levels.items():
             if not 0 <= low <= high <= 1:
                 raise ValueError(f"levels of {name} must ascend within 0 and 1, got {[low, high]}")
         if edge_voxels < 0:
             raise ValueError(f"edge_voxels must not be negative, got {edge_voxels}")
-        self.label_key = label_key
-        self.translated_only = translated_only
         self.edge_voxels = edge_voxels
         self.ranges = {numbers_of(name, model_labels(structures)): tuple(limits) for name, limits in levels.items()}
         self._drawn: dict[tuple[int, ...], float] = {}
@@ -83,20 +110,65 @@ class RandStructureIntensityd(RandomizableTransform, MapTransform):
                 self._drawn[numbers] = level
         self._do_transform = bool(self._drawn)
 
-    def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
-        """Return a copy of the item with changed images."""
-        item = dict(data)
-        self.randomize()
-        if not self._do_transform or (self.translated_only and not item.get("view")):
-            return item
-        label = np.asarray(item[self.label_key])[0]
+    def __call__(  # type: ignore[override]
+        self, image: torch.Tensor, label: torch.Tensor, randomize: bool = True
+    ) -> torch.Tensor:
+        """Return the image (C, X, Y, Z) with structures in new brightness; it is not changed itself.
+
+        Args:
+            image: of any scale and offset.
+            label: (1, X, Y, Z), or (2, X, Y, Z) with its trust, numbered as ``model_labels(structures)``.
+            randomize: False repeats the last draw.
+        """
+        if randomize:
+            self.randomize()
+        if not self._do_transform:
+            return image
+        plain = np.asarray(label)[0]
         for numbers, level in self._drawn.items():
-            mask = np.isin(label, numbers)
+            mask = np.isin(plain, numbers)
             if mask.any():
-                share = _share_inside(mask, self.edge_voxels)
-                for key in self.key_iterator(item):
-                    item[key] = _bring_to_level(item[key], mask, share, level)
-        return item
+                image = _bring_to_level(image, mask, _share_inside(mask, self.edge_voxels), level)
+        return image
+
+
+class RandStructureIntensityd(RandomTwind):
+    """Dictionary twin of ``RandStructureIntensity``.
+
+    Args:
+        keys: of the images (C, X, Y, Z), changed in copies; all get the same draw.
+        label_key: of the label map (1, X, Y, Z), whose values are ``crossmoda.labels.model_labels(structures)``.
+        structures: see ``RandStructureIntensity``, as the following.
+        levels: structure name -> lowest and highest level.
+        prob: probability for each structure, independently of the others.
+        translated_only: leave alone items whose ``view``, the translator that rendered them, is missing or empty.
+        edge_voxels: width of the soft edge.
+        allow_missing_keys: skip keys that an item lacks.
+    """
+
+    backend = RandStructureIntensity.backend
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        label_key: str,
+        structures: Sequence[str],
+        levels: Mapping[str, Sequence[float]],
+        prob: float = 0.3,
+        translated_only: bool = False,
+        edge_voxels: float = 1.5,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        change = RandStructureIntensity(structures, levels, prob, edge_voxels)
+        super().__init__(keys, change, label_key, allow_missing_keys)
+        self.translated_only = translated_only
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return a copy of the item with changed images; as much is drawn for one that is left alone."""
+        if self.translated_only and not data.get("view"):
+            self.randomize()
+            return dict(data)
+        return super().__call__(data)
 
 
 def _share_inside(mask: np.ndarray, edge_voxels: float) -> np.ndarray:

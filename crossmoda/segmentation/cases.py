@@ -13,6 +13,8 @@ from crossmoda.files import hash_of, sha256_of
 
 Item = dict[str, Any]
 
+TRUST_KEYS = ("confidence", "structure_weights")  # of an item: how far its voxels, or its structures, are trusted
+
 
 def disk_labels(dataset_dir: str | Path) -> dict[str, int]:
     """Return the ``structure -> number`` mapping of the label files of a dataset folder or datalist."""
@@ -20,7 +22,12 @@ def disk_labels(dataset_dir: str | Path) -> dict[str, int]:
 
 
 def cases_to_learn(
-    dataset_dir: str | Path, sections: Sequence[str], fold: int | None = None, folds: int = 5, seed: int = 0
+    dataset_dir: str | Path,
+    sections: Sequence[str],
+    fold: int | None = None,
+    folds: int = 5,
+    seed: int = 0,
+    reads_trust: bool = False,
 ) -> list[Item]:
     """Return the labelled items of positive weight: ``image, label, case, site, view, weight``.
 
@@ -30,13 +37,27 @@ def cases_to_learn(
         fold: which fold's cases to leave out, with all their views and augmented copies; None learns from all.
         folds: number of folds.
         seed: of the folds.
+        reads_trust: the training uses what items say of how far a label is trusted (``TRUST_KEYS``).
 
     Raises:
-        CrossmodaError: there is none to learn from, or no such fold.
+        CrossmodaError: there is none to learn from, or no such fold; or an item says how far its label is trusted, and
+            the training does not use it.
     """
     items = _labelled(dataset_dir, sections, "to train on; add labels, or name other sections with --train_sections")
     out = _held_out(items, fold, folds, seed)
-    return [item for item in items if item["case"] not in out]
+    learnt = [item for item in items if item["case"] not in out]
+    for item in learnt if not reads_trust else ():
+        _require_no_trust(item, dataset_dir)
+    return learnt
+
+
+def _require_no_trust(item: Item, dataset_dir: str | Path) -> None:
+    for key in TRUST_KEYS:
+        if item.get(key):
+            raise CrossmodaError(
+                f"{dataset_dir}: case {item['case']} has '{key}', which train.yaml reads with "
+                "variant_partial_labels.yaml alone; add that overlay, or take the key out of the item"
+            )
 
 
 def cases_to_validate(

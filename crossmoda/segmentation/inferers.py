@@ -180,6 +180,21 @@ class KeepMutualInformation:
         self.inferer.mutual_information = None
 
 
+def require_hard_votes(inferer: Any) -> None:
+    """Make sure, before the first image, that an inferer, or one that it averages, averages decisions.
+
+    Raises:
+        CrossmodaError: none does, as when an overlay has put another inferer in the place of that of ``votes.yaml``.
+    """
+    while inferer is not None and not getattr(inferer, "hard", False):
+        inferer = getattr(inferer, "inferer", None)
+    if inferer is None:
+        raise CrossmodaError(
+            "votes.yaml: the inferer averages probabilities, which are no votes; name votes.yaml after "
+            "uncertainty.yaml, and with ensemble.yaml set hard_votes true"
+        )
+
+
 def _votes(probabilities: torch.Tensor) -> torch.Tensor:
     """Return 1 for each voxel's likeliest class and 0 for the others, of the same shape and type."""
     return torch.zeros_like(probabilities).scatter_(1, probabilities.argmax(dim=1, keepdim=True), 1)

@@ -6,6 +6,7 @@ ones cochlea. What each overlay must give is therefore known.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ BUNDLE = "vs_cochlea_hrt2_segmentation"
 SHAPE = (44, 36, 12)
 AFFINE = np.array([[-0.8, 0, 0, 7], [0, 0.9, 0, -11], [0, 0, 1.5, 13], [0, 0, 0, 1]])  # the first axis runs to the left
 CASES = ("ldn_1", "own.name")
-OVERLAYS = ("ensemble", "crf", "votes", "merge", "anatomy")
+OVERLAYS = ("uncertainty", "ensemble", "crf", "votes", "merge", "refine", "anatomy", "evaluate")
 VS_LEVEL, COCHLEA_LEVEL = 1.75, 3.0  # raw signal at which one structure begins; head 1, VS 2.5, cochlea 3.5
 SETTINGS: dict[str, Any] = {
     "spacing": [0.8, 0.9, 1.5],
@@ -56,33 +57,34 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def scale(configs: Path, images: Path) -> tuple[float, float]:
-    """Return factor and offset from the raw signal to the network's input."""
+def scale(configs: Path, images: Path, first: np.ndarray) -> tuple[float, float]:
+    """Return factor and offset from the raw signal of the first of the images to the network's input."""
     network = {"_target_": "torch.nn.Conv3d", "in_channels": 1, "out_channels": 3, "kernel_size": 1}
     workflow = workflow_of(configs, "inference", "inference", dataset_dir=images, network_def=network, **SETTINGS)
     found = np.sort(np.asarray(workflow.dataset[0]["image"]).ravel())[::-1]
-    raw = np.sort(patient(0).ravel())[::-1]
+    raw = np.sort(first.ravel())[::-1]
     factor, offset = np.polyfit(raw[:200].astype(float), found[:200].astype(float), 1)
     return float(factor), float(offset)
 
 
 @pytest.fixture(scope="module")
 def network(configs: Path, images: Path) -> Any:
-    """A function that writes a network's weights: classes by rising levels of the raw signal."""
-    factor, offset = scale(configs, images)
+    """A function that writes a network's weights for the images, as ``write_network`` does."""
+    return partial(write_network, scale(configs, images, patient(0)))
 
-    def write(path: Path, *levels: float, **info: Any) -> Path:
-        module = torch.nn.Conv3d(1, len(levels) + 1, 1)
-        with torch.no_grad():
-            module.weight.zero_()
-            module.bias.zero_()
-            for index, level in enumerate(levels, start=1):  # class i beats class i - 1 from its level on
-                module.weight[index] = module.weight[index - 1] + 20
-                module.bias[index] = module.bias[index - 1] - 20 * (factor * level + offset)
-        save_weights(module, path, info)
-        return path
 
-    return write
+def write_network(scale: tuple[float, float], path: Path, *levels: float, **info: Any) -> Path:
+    """Write the weights of a network whose classes begin at rising levels of the raw signal."""
+    factor, offset = scale
+    module = torch.nn.Conv3d(1, len(levels) + 1, 1)
+    with torch.no_grad():
+        module.weight.zero_()
+        module.bias.zero_()
+        for index, level in enumerate(levels, start=1):  # class i beats class i - 1 from its level on
+            module.weight[index] = module.weight[index - 1] + 20
+            module.bias[index] = module.bias[index - 1] - 20 * (factor * level + offset)
+    save_weights(module, path, info)
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -179,23 +181,6 @@ def test_an_ensemble_goes_with_uncertainty_random_field_and_anatomy(
     assert sorted(read_json(tmp_path / "anatomy.json")) == sorted(CASES)
 
 
-def test_ensemble_votes_and_random_field_can_be_evaluated(
-    configs: Path, images: Path, members: list[str], tmp_path: Path
-) -> None:
-    datalist = load_datalist(images)
-    for seed, item in enumerate(sorted(datalist["target"], key=lambda item: CASES.index(item["case"]))):
-        item["label"] = str(tmp_path / f"{item['case']}_Label.nii.gz")
-        nib.save(nib.Nifti1Image(expected(seed=seed).astype(np.uint8), AFFINE), item["label"])
-    save_datalist(tmp_path / "datalist.json", datalist)
-    settings: dict[str, Any] = {"members": members[:2], "sections": ["target"], "flips": []}
-    votes: dict[str, Any] = {"hard_votes": True, "worst_disagreement": 1}
-    for overlays, more in ((("ensemble", "crf"), {}), (("votes", "ensemble"), votes)):
-        output = tmp_path / overlays[0]
-        predict(configs, tmp_path / "datalist.json", output, *overlays, "evaluate", **settings, **more)
-        rows = dict(line.split(",")[:2] for line in (output / "metrics.csv").read_text().splitlines())
-        assert float(rows["cochlea_dice"]) > 0.95
-
-
 def test_a_damaged_or_foreign_member_is_named_before_the_first_image(
     configs: Path, images: Path, network: Any, members: list[str], tmp_path: Path
 ) -> None:
@@ -216,6 +201,115 @@ def test_folds_are_looked_for_where_the_header_says(configs: Path, images: Path,
     with pytest.raises(Exception, match=r".") as caught:
         predict(configs, images, tmp_path, "ensemble", bundle_root=tmp_path)
     assert str(tmp_path / "models" / "fold_0" / "model.pt") in str(find_user_error(caught.value))
+
+
+# --- Overlays together ---
+
+
+@pytest.fixture(scope="module")
+def labelled(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A datalist of the images with what is to be found in them."""
+    folder = tmp_path_factory.mktemp("labelled")
+    datalist = load_datalist(images)
+    for seed, item in enumerate(sorted(datalist["target"], key=lambda item: CASES.index(item["case"]))):
+        item["label"] = str(folder / f"{item['case']}_Label.nii.gz")
+        nib.save(nib.Nifti1Image(expected(seed=seed).astype(np.uint8), AFFINE), item["label"])
+    save_datalist(folder / "datalist.json", datalist)
+    return folder / "datalist.json"
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What another model, of the VS alone, has predicted."""
+    folder = tmp_path_factory.mktemp("other")
+    for seed, case in enumerate(CASES):
+        nib.save(nib.Nifti1Image((expected(seed=seed) == 1).astype(np.uint8), AFFINE), folder / f"{case}_Label.nii.gz")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cochlea_members(network: Any, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Two networks of the cochlea alone."""
+    folder = tmp_path_factory.mktemp("cochlea")
+    info = {"structures": ["cochlea"], "spacing": SETTINGS["spacing"]}
+    return [str(network(folder / f"fold_{i}.pt", level, **info)) for i, level in enumerate((2.9, 3.0))]
+
+
+MERGED = [
+    "merge evaluate",
+    "evaluate merge",
+    "merge anatomy",
+    "anatomy merge",
+    "merge refine anatomy evaluate",
+    "uncertainty merge",
+    "ensemble merge anatomy evaluate",
+    "votes merge evaluate",
+    "merge votes",
+    "crf merge anatomy",
+    "merge crf evaluate",
+]
+OF_ONE_MODEL = [
+    "ensemble evaluate",
+    "ensemble anatomy evaluate",
+    "ensemble crf refine anatomy",
+    "uncertainty crf anatomy",
+    "uncertainty refine",
+    "uncertainty votes anatomy",
+    "votes anatomy evaluate",
+    "votes ensemble evaluate",
+    "votes crf evaluate",
+    "crf anatomy evaluate",
+    "refine anatomy",
+    "anatomy refine evaluate",
+]
+
+
+@pytest.mark.parametrize("chain", [*MERGED, *OF_ONE_MODEL])
+def test_overlays_combine(
+    configs: Path,
+    labelled: Path,
+    other: Path,
+    members: list[str],
+    cochlea_members: list[str],
+    tmp_path: Path,
+    chain: str,
+) -> None:
+    names, merged = chain.split(), chain in MERGED
+    found = cochlea_members if merged else members[:2]
+    settings: dict[str, Any] = {"members": found} if "ensemble" in names else {"weights": found[0]}
+    settings |= {"hard_votes": True} if {"votes", "ensemble"} <= set(names) else {}
+    settings |= {"channels": 2, "other_dir": other} if merged else {}
+    predict(configs, labelled, tmp_path, *names, sections=["target"], **settings)
+    if "evaluate" in names:
+        rows = dict(line.split(",")[:2] for line in (tmp_path / "metrics.csv").read_text().splitlines())
+        assert all(float(rows[f"{name}_dice"]) > 0.95 for name in ("vs", "cochlea"))
+    else:
+        assert (label(tmp_path) != expected()).mean() < (0.01 if {"crf", "refine"} & set(names) else 1e-9)
+    reports = {"anatomy": "anatomy.json", "votes": "disagreement.json", "uncertainty": "uncertainty/uncertainty.json"}
+    for path in (path for name, path in reports.items() if name in names):
+        assert sorted(read_json(tmp_path / path)) == sorted(CASES)
+    if "anatomy" in names:  # of all structures, also those of the other model
+        anatomy = read_json(tmp_path / "anatomy.json")["ldn_1"]["found"]
+        assert anatomy["cochleae"] == 2
+        assert anatomy["vs_mm3"] == pytest.approx((expected() == 1).sum() * 0.8 * 0.9 * 1.5, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("chain", "reason"),
+    [
+        ("votes uncertainty", "name votes.yaml after uncertainty.yaml"),  # whose inferer takes the place of the votes'
+        ("votes ensemble", "set hard_votes true"),
+        ("ensemble uncertainty", "give the inferer keep_mutual_information"),
+        ("merge inference_nnunet", "name it right after inference.yaml"),
+    ],
+)
+def test_a_chain_without_meaning_is_refused_before_the_first_image(
+    configs: Path, images: Path, other: Path, members: list[str], tmp_path: Path, chain: str, reason: str
+) -> None:
+    with pytest.raises(Exception, match=r".") as caught:
+        predict(configs, images, tmp_path, *chain.split(), members=members, weights=members[0], other_dir=other)
+    assert reason in str(find_user_error(caught.value))
+    assert list(tmp_path.iterdir()) == []
 
 
 # --- Votes ---
@@ -302,3 +396,64 @@ def test_anatomy_is_reported_by_case(configs: Path, images: Path, weights: Path,
     assert report["found"]["vs_mm3"] == pytest.approx((found == 1).sum() * 0.8 * 0.9 * 1.5, abs=0.01)
     assert report["found"]["cochleae"] == 2
     assert {"rule": "vs_mm3", "found": report["found"]["vs_mm3"], "allowed": [1, 50]} in report["failed"]
+
+
+# --- Refinement ---
+
+CORE, RIM = 3.5, 2.4  # raw signal of a cochlea's core, and of a rim that the network does not take for cochlea
+FLUID, BRIGHTER_FLUID = 3.0, 3.4  # it takes the one for VS, the other for cochlea
+
+
+@pytest.fixture(scope="module")
+def misdrawn(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray]:
+    """A folder with one scan, and where in it fluid is taken for VS, bool (X, Y, Z)."""
+    folder = tmp_path_factory.mktemp("misdrawn")
+    x, y, z = np.meshgrid(*[np.arange(n) for n in SHAPE], indexing="ij")
+    image = np.full(SHAPE, 1.0)
+    for centre in ((6, 16, 6), (39, 16, 6)):
+        distance = (x - centre[0]) ** 2 + (y - centre[1]) ** 2 + (2 * (z - centre[2])) ** 2
+        image[distance < 16] = RIM
+        image[distance < 9] = CORE
+    tumour = ((x - 20) ** 2 + (y - 18) ** 2 + (2 * (z - 6)) ** 2) < 25
+    image[tumour] = 2.0
+    fluid = (x >= 22) & (x < 28) & (y > 8) & (y < 28) & (z > 1) & (z < 10)
+    image[fluid] = np.where(x < 25, FLUID, BRIGHTER_FLUID)[fluid]
+    image += np.random.default_rng(0).normal(0, 0.01, SHAPE)
+    nib.save(nib.Nifti1Image(image.astype(np.float32), AFFINE), folder / f"{CASES[0]}_hrT2.nii.gz")
+    return folder, fluid & (x < 25)
+
+
+def test_refinement_takes_fluid_from_the_tumour_and_draws_cochleae_to_their_rim(
+    configs: Path, misdrawn: tuple[Path, np.ndarray], tmp_path: Path
+) -> None:
+    folder, fluid = misdrawn
+    raw = nib.load(folder / f"{CASES[0]}_hrT2.nii.gz").get_fdata()
+    weights = write_network(scale(configs, folder, raw), tmp_path / "model.pt", VS_LEVEL, 3.25)
+    settings: dict[str, Any] = {"weights": weights}
+    plain = label(predict(configs, folder, tmp_path / "plain", **settings))
+    settings |= {"cochlea_shift_mm": 0, "cochlea_distance_mm": 0.85, "refine::transforms::2::closing_mm": 0.01}
+    refined = label(predict(configs, folder, tmp_path / "refined", "refine", **settings))
+    assert (plain[fluid] == 1).all()
+    assert not (refined[fluid] == 1).any()
+    core = (raw > 3.45) & (plain == 2)
+    beside = np.roll(core, 1, axis=0) | np.roll(core, -1, axis=0)  # 0.8 mm away; along y it would be 0.9, along z 1.5
+    rim = (raw > 2.2) & (raw < 2.6)
+    cochleae = np.s_[[*range(12), *range(34, SHAPE[0])]]  # and not the brighter fluid between them
+    np.testing.assert_array_equal((refined == 2)[cochleae], (core | (beside & rim))[cochleae])
+    assert (beside & rim).any()
+    tumour = (raw > 1.8) & (raw < 2.2)
+    assert (refined[tumour] == 1).mean() > 0.9  # an opening may round its edges
+    assert not (refined[~tumour] == 1).any()
+
+
+def test_refinement_leaves_alone_what_a_model_does_not_seek(
+    configs: Path, images: Path, network: Any, tmp_path: Path
+) -> None:
+    for structure, level in (("vs", VS_LEVEL), ("cochlea", COCHLEA_LEVEL)):
+        settings: dict[str, Any] = {"channels": 2, "structures": [structure]}
+        settings["weights"] = network(tmp_path / f"{structure}.pt", level)
+        names: list[tuple[str, ...]] = [(), ("refine",)]
+        folders = [predict(configs, images, tmp_path / f"{structure}{len(n)}", *n, **settings) for n in names]
+        labels = [label(folder) for folder in folders]
+        assert set(np.unique(labels[1])) == {0, 1}
+        assert (labels[0] != labels[1]).mean() < 0.01

@@ -229,6 +229,19 @@ def test_confidence_is_cropped_and_turned_with_its_label(configs: Path, plain_da
     assert (transform(items[1])[0]["label"][1] == 255).all()
 
 
+def test_trust_is_refused_where_it_would_not_be_read(configs: Path, plain_dataset: Path, tmp_path: Path) -> None:
+    path = changed(plain_dataset, "trust", structure_weights={"cochlea": 0.3})
+    with pytest.raises(Exception, match=r".") as caught:
+        workflow(configs, path, tmp_path / "plain").run()
+    assert "'structure_weights', which train.yaml reads with variant_partial_labels" in str(
+        find_user_error(caught.value)
+    )
+    assert not (tmp_path / "plain").exists()
+    made = workflow(configs, path, tmp_path / "partial", "variant_partial_labels")
+    weights = [patch["structure_weight"].tolist() for patch in patches(made, 2)]
+    assert weights == [pytest.approx([1, 0.3]), [1, 1]]
+
+
 def test_partial_labels_cannot_judge(configs: Path, plain_dataset: Path, tmp_path: Path) -> None:
     datalist = json.loads(plain_dataset.read_text())
     datalist["validation"][0]["labels"] = {"vs": 1}

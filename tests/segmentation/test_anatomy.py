@@ -51,6 +51,12 @@ def test_where_none_is_near_the_largest_stays():
     assert tumours(KeepOneTumourd("pred", ("vs",), 10.0), torch.where(label == 2, 0, label)) == [12, 13]
 
 
+def test_a_model_that_seeks_no_tumour_is_left_as_it_is():
+    label = torch.from_numpy(scene())
+    for structures in (("cochlea",), ("intra", "cochlea")):
+        assert torch.equal(KeepOneTumourd("pred", structures)({"pred": label})["pred"], label)
+
+
 def test_parts_of_a_tumour_count_together_and_the_cochlea_and_the_argument_stay():
     label = scene()
     label[0, 0, 0, 0], label[0, 4, 0, 0] = 3, 2  # cochlea, and the second half of the tumour as its other part

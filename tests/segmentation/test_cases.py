@@ -61,6 +61,22 @@ def test_a_fold_leaves_out_all_views_and_copies_of_its_patients(datalist: Path) 
     assert len(seen) == len(set(seen)) == 14  # every view of every patient is judged once
 
 
+@pytest.mark.parametrize(("key", "value"), [("confidence", "trust.nii.gz"), ("structure_weights", {"cochlea": 0.3})])
+def test_trust_that_a_training_does_not_read_is_refused(datalist: Path, key: str, value: Any) -> None:
+    (datalist.parent / "trust.nii.gz").touch()
+    lists = json.loads(datalist.read_text())
+    lists["target"][1][key] = value
+    datalist.write_text(json.dumps(lists))
+    message = rf"case ldn_107 has '{key}', which train.yaml reads with variant_partial_labels.yaml alone"
+    with pytest.raises(CrossmodaError, match=message):
+        cases_to_learn(datalist, SECTIONS)
+    assert len(cases_to_learn(datalist, ["source"])) == 13  # others are learnt from as before
+    assert key in cases_to_learn(datalist, ["target"], reads_trust=True)[1]
+    lists["target"][1]["weight"] = 0  # not learnt from, whatever it says
+    datalist.write_text(json.dumps(lists))
+    assert len(cases_to_learn(datalist, SECTIONS)) == 14
+
+
 def test_a_fold_that_is_not_there_is_refused(datalist: Path) -> None:
     with pytest.raises(CrossmodaError, match="fold is 4; give 0 to 3"):
         cases_to_learn(datalist, SECTIONS, 4, 4)

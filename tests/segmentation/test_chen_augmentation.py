@@ -2,10 +2,17 @@ import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
-from monai.transforms import Compose, RandGaussianNoised, RandScaleIntensityd, ScaleIntensityd
+from monai.transforms import Compose, RandGaussianNoise, RandGaussianNoised, RandScaleIntensityd, ScaleIntensityd
 
 from crossmoda.errors import CrossmodaError
-from crossmoda.segmentation.chen_augmentation import InUnitRanged, RandBlankBandsd, RandStructureContrastd
+from crossmoda.segmentation.chen_augmentation import (
+    InUnitRange,
+    InUnitRanged,
+    RandBlankBands,
+    RandBlankBandsd,
+    RandStructureContrast,
+    RandStructureContrastd,
+)
 
 STRUCTURES = ["vs", "cochlea"]
 SHAPE = (1, 10, 12, 8)
@@ -178,3 +185,60 @@ def test_impossible_settings_are_refused():
         RandBlankBandsd("image", "label", largest_share=0.6)
     with pytest.raises(CrossmodaError, match="upper_percentile"):
         InUnitRanged("image", [], upper_percentile=101)
+
+
+# --- Array transforms and their twins: what a seed draws is fixed, so that trainings can be repeated ---
+
+
+def test_bands_of_a_seed_are_those_of_numpy_s_generator():
+    data = item(trust=True)
+    array, twin = RandBlankBands(prob=0.5), RandBlankBandsd(["image", "second"], "label", prob=0.5)
+    array.set_random_state(7)
+    twin.set_random_state(7)
+    draws = np.random.RandomState(7)
+    for _ in range(12):
+        chosen, rows = draws.rand() < 0.5, draws.randint(0, 12 // 3 + 1)  # in this order, chosen or not
+        image, label = data["image"].numpy().copy(), data["label"].numpy().copy()
+        if chosen and rows:
+            for band in (np.s_[:, :, :rows], np.s_[:, :, -rows:]):
+                image[band] = data["image"].min()
+                label[:1][band] = 0
+        result = twin(data | {"second": data["image"] + 1})
+        for found in (array(data["image"], data["label"]), (result["image"], result["label"])):
+            np.testing.assert_array_equal(found[0], image)
+            np.testing.assert_array_equal(found[1], label)
+        np.testing.assert_array_equal(result["second"] == data["image"].min() + 1, image == data["image"].min().item())
+
+
+def test_factors_of_a_seed_are_those_of_numpy_s_generator():
+    data, settings = item(), {"contrast": [0.5, 1.5], "brightness": [0.3, 2], "gamma": [0.5, 2], "prob": 0.7}
+    array = RandStructureContrast(STRUCTURES, "vs", **settings).set_random_state(5)
+    twin = contrast(**settings).set_random_state(5)
+    draws, box = np.random.RandomState(5), np.s_[:, 0:8, 2:9, 2:6]  # the VS grown by (2, 2, 1)
+    for _ in range(12):
+        chosen = draws.rand() < 0.7
+        by, brighter, power = (draws.uniform(*settings[name]) for name in ("contrast", "brightness", "gamma"))
+        expected = data["image"].numpy().astype(np.float64)
+        if chosen:
+            part = ((expected[box] - expected[box].mean()) * by + expected[box].mean()) * brighter
+            curve = ((part - part.min()) / np.ptp(part)) ** power
+            expected[box] = (curve - curve.mean()) / curve.std() * part.std() + part.mean()
+        np.testing.assert_allclose(array(data["image"], data["label"]), expected, rtol=1e-3, atol=1e-3)
+        assert torch.equal(twin(data)["image"], array(data["image"], data["label"], randomize=False))
+
+
+def test_an_image_in_unit_range_gets_the_noise_of_its_twin():
+    data = item()
+    array = InUnitRange([RandGaussianNoise(prob=1.0, std=0.1, sample_std=False)], upper_percentile=100)
+    twin = InUnitRanged(
+        "image", [RandGaussianNoised("image", prob=1.0, std=0.1, sample_std=False)], upper_percentile=100
+    )
+    low, high = data["image"].min(), data["image"].max()
+    for transform in (array, twin):
+        transform.set_random_state(2)
+    results = array(data["image"]), twin(data)["image"]
+    for result in results:
+        noise = (result - data["image"]) / (high - low) * 2
+        assert 0.09 < noise.std() < 0.11  # 960 voxels of 0.1, hardly any of them clipped at the ends
+        assert result.min() >= low - 1e-4
+        assert result.max() <= high + 1e-4

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +15,13 @@ import numpy as np
 import pytest
 import torch
 
-from crossmoda.data.datalist import save_datalist
+from crossmoda.data.datalist import load_datalist, save_datalist
 from crossmoda.data.volumes import read_volume, write_volume
 from crossmoda.errors import CrossmodaError
 from crossmoda.files import read_json
 from crossmoda.segmentation.cases import cases_to_learn
 from crossmoda.segmentation.nnunet import NnUNetSettings, NnUNetTraining, export_model
+from crossmoda.segmentation.nnunet import training as nnunet_training
 from crossmoda.segmentation.nnunet.raw_dataset import name_items, patient_splits, write_raw_dataset
 from crossmoda.segmentation.nnunet.settings import NnUNetFolders
 
@@ -65,6 +71,30 @@ def datalist(tmp_path: Path) -> Path:
 
 def training(datalist: Path, output: Path, **settings: Any) -> NnUNetTraining:
     return NnUNetTraining(datalist, output, **{"structures": STRUCTURES, "folds": 2, "train_folds": [0], **settings})
+
+
+# --- Weights ---
+
+
+def test_weights_that_count_as_1_are_named_once_and_0_leaves_a_case_out(
+    datalist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def run(name: str) -> list[str]:
+        with pytest.raises(CrossmodaError, match="exit status 1"):  # the process is not started
+            training(datalist, tmp_path / name).run()
+        return [record.message for record in caplog.records if "count as 1" in record.message]
+
+    ended = subprocess.CompletedProcess([], 1)
+    monkeypatch.setattr(nnunet_training.subprocess, "run", lambda *_, **__: ended)
+    assert run("plain") == []
+    lists = load_datalist(datalist)
+    lists["source"][2]["weight"] = 0.3
+    lists["target"][0]["weight"] = 2.0
+    save_datalist(datalist, lists)
+    message = "weights count as 1, since nnU-Net knows none: 2 of 6 items, the first b of weight 0.3; "
+    assert [found.split("give")[0] for found in run("weighted")] == [message]
+    written = read_json(NnUNetFolders(tmp_path / "weighted" / "nnunet").raw / "cases.json")
+    assert sorted({case["case"] for case in written.values()}) == ["a", "b", "c"]  # and not d, of weight 0
 
 
 # --- The data set ---
@@ -249,3 +279,24 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path, content: Any) -> None:
     folders = folders_with_fold(tmp_path, content)
     with pytest.raises(CrossmodaError, match="damaged; delete its folder to train the fold anew"):
         export_model(folders, NnUNetSettings(STRUCTURES, train_folds="all"), tmp_path / "model.pt")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux alone tells a process of its parent's end")
+def test_nnunet_s_process_ends_with_the_one_that_waits_for_it(tmp_path: Path) -> None:
+    job = tmp_path / "job.json"
+    os.mkfifo(job)  # which the process waits for, until somebody writes to it
+    start = "import os, subprocess, sys; subprocess.run([sys.executable, *sys.argv[1:], str(os.getpid())])"
+    command = [sys.executable, "-c", start, "-m", nnunet_training.WORKER, str(job)]
+    with subprocess.Popen(command) as parent:
+        children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
+        while not (found := children.read_text().split()):
+            time.sleep(0.02)
+        worker = Path(f"/proc/{found[0]}/stat")
+        parent.kill()
+    until = time.monotonic() + 60  # it loads PyTorch first
+    while worker.exists() and worker.read_text().rpartition(")")[2].split()[0] != "Z" and time.monotonic() < until:
+        time.sleep(0.05)
+    ended = time.monotonic() < until
+    if not ended:
+        os.kill(int(found[0]), signal.SIGKILL)
+    assert ended

@@ -4,7 +4,7 @@ import torch
 from monai.data import MetaTensor
 
 from crossmoda.errors import CrossmodaError
-from crossmoda.segmentation.augmentation import LARGEST_FACTOR, RandStructureIntensityd
+from crossmoda.segmentation.augmentation import LARGEST_FACTOR, RandStructureIntensity, RandStructureIntensityd
 
 STRUCTURES = ["vs", "cochlea"]
 
@@ -139,3 +139,24 @@ def test_impossible_settings_are_refused():
         transform({"vs": [0.0, 1.1]})
     with pytest.raises(ValueError, match="edge_voxels"):
         transform({"vs": [0.5, 1.0]}, edge_voxels=-1)
+
+
+def test_what_a_seed_draws_is_what_numpy_s_generator_draws_in_array_and_twin():
+    levels, structures = {"vs": (0.2, 0.9), "cochlea": (0.15, 0.75)}, {"vs": 1, "cochlea": 2}
+    array = RandStructureIntensity(STRUCTURES, levels, prob=0.6, edge_voxels=0).set_random_state(4)
+    twin = transform(levels, prob=0.6, edge_voxels=0, translated_only=True).set_random_state(4)
+    draws = np.random.RandomState(4)
+    for view in ("cut", "", "cut", "cut", "", "cut"):
+        data = item() | {"view": view}
+        expected = data["image"].numpy().astype(np.float64)
+        for name, number in structures.items():  # a level is drawn for each, chosen or not
+            chosen, level = draws.random_sample() < 0.6, draws.uniform(*levels[name])
+            if chosen:
+                mask = data["label"].numpy() == number
+                dark, bright = np.percentile(expected, [5, 99])
+                wanted = dark + level * (bright - dark) - expected.min()
+                factor = np.clip(wanted / (np.median(expected[mask]) - expected.min()), 0.1, 10)
+                expected[mask] = expected.min() + (expected[mask] - expected.min()) * factor
+        found = array(data["image"], data["label"])
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-2)
+        assert torch.equal(twin(data)["image"], found if view else data["image"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import subprocess
 import sys
@@ -29,7 +30,8 @@ class NnUNetTraining:
 
     Everything lies in ``output_dir``: ``model.pt`` with ``model.json`` (what ``inference_nnunet.yaml`` serves), and in
     ``nnunet/`` nnU-Net's three folders, which its own commands understand. nnU-Net runs in a process of its own, since
-    it reads its settings from the environment, once. Case weights between 0 and 1 count as 1: nnU-Net knows none.
+    it reads its settings from the environment, once. Case weights other than 0, which leaves a case out, count as 1
+    (with a warning): nnU-Net knows none.
 
     What exists is gone on with: finished folds are kept, an unfinished one goes on from its checkpoint. Another data
     set or planner starts anew, another trainer or length trains the folds anew.
@@ -79,6 +81,7 @@ class NnUNetTraining:
         if self.resume and self._is_done(fingerprint):
             logger.info("%s: trained already", self.output_dir / "model.pt")
             return
+        _warn_of_weights(items)
         self._write_dataset(items, data_key)
         self._run_worker()
         info = {
@@ -139,7 +142,8 @@ class NnUNetTraining:
         write_json(job, {"root": self.folders.root, "settings": self.settings.as_dict()})
         error.unlink(missing_ok=True)
         environment = self.folders.environment(self.settings.device, self.settings.num_workers)
-        status = subprocess.run([sys.executable, "-m", WORKER, str(job)], env=environment, check=False).returncode
+        command = [sys.executable, "-m", WORKER, str(job), str(os.getpid())]
+        status = subprocess.run(command, env=environment, check=False).returncode
         if error.is_file():
             raise CrossmodaError(read_json(error)["message"])
         if status:
@@ -147,3 +151,15 @@ class NnUNetTraining:
                 f"{self.folders.root}: nnU-Net stopped with exit status {status}, its messages are above; "
                 "mend the cause and run the same command again, which goes on from here"
             )
+
+
+def _warn_of_weights(items: Sequence[dict[str, Any]]) -> None:
+    """Say which cases will count for more or less than their weight says."""
+    weighted = [item for item in items if item["weight"] != 1]
+    if weighted:
+        first = weighted[0]
+        logger.warning(
+            "weights count as 1, since nnU-Net knows none: %d of %d items, the first %s of weight %g; give 0 to those "
+            "that are not to be learnt from",
+            *(len(weighted), len(items), first["case"], first["weight"]),
+        )

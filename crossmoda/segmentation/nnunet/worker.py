@@ -1,6 +1,7 @@
 """nnU-Net's own process: plans, preprocessing, trainings, and the choice of configuration and post-processing.
 
-Started by ``NnUNetTraining`` with nnU-Net's environment: ``python -m crossmoda.segmentation.nnunet.worker JOB.json``.
+Started by ``NnUNetTraining`` with nnU-Net's environment: ``python -m crossmoda.segmentation.nnunet.worker JOB.json
+PARENT``, where PARENT is the number of the process that waits for it and with which it ends.
 MONAI's ``nnUNetV2Runner`` plans, preprocesses and compares. It does not train here, because it can neither use a CPU
 nor set a number of epochs and looks for nnU-Net's command on the PATH; nor does MONAI's ``get_nnunet_trainer``, which
 prepares a training before its length could be set. nnU-Net's Python functions do both.
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from crossmoda.errors import CrossmodaError
 from crossmoda.files import atomic_path, hash_of, read_json, remove_leavings, write_json
+from crossmoda.processes import end_with_parent
 from crossmoda.segmentation.nnunet.settings import ALL, CHECKPOINTS, DATASET_ID, PLANS, NnUNetFolders, NnUNetSettings
 
 if TYPE_CHECKING:
@@ -28,8 +30,14 @@ AUGMENTERS = "nnUNet_n_proc_DA"  # the environment's name for the number of augm
 TRAINED = "crossmoda.json"  # in a fold: what it was trained with
 
 
-def main(job_file: str) -> int:
-    """Do a job and return the exit status; what the user can mend goes to ``error.json`` beside it."""
+def main(job_file: str, parent: str) -> int:
+    """Do a job and return the exit status; what the user can mend goes to ``error.json`` beside it.
+
+    Args:
+        job_file: what to do.
+        parent: number of the process that waits for it, after which nothing would use what is done.
+    """
+    end_with_parent(int(parent))
     job = read_json(job_file)
     folders, settings = NnUNetFolders(Path(job["root"])), NnUNetSettings(**job["settings"])
     try:
@@ -195,4 +203,4 @@ def choose(folders: NnUNetFolders, settings: NnUNetSettings, anew: bool) -> None
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main(*sys.argv[1:]))
