@@ -3,8 +3,8 @@
     python scripts/compare_segmenters.py --output_dir runs/segmenters
 
 The teacher is the truth of hrT2 scans, the judges are other hrT2 scans that no training sees. Each method is a folder
-with its weights, its predictions and what they cost; what is there already is not done again, so the command goes on
-after any interruption. OUT gets comparison.md, comparison.json and comparison.png.
+with its weights, its predictions and what its training took; what is there already is not done again, so the command
+goes on after any interruption. OUT gets comparison.md, comparison.json and comparison.png.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # before PyTorch is imported; 
 
 import logging
 import multiprocessing
+import re
 import resource
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -22,10 +23,12 @@ from pathlib import Path
 from typing import Any
 
 import fire
+import numpy as np
 import torch
 from comparing import folder_name, read_settings, scaled, table, upright
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from crossmoda.data.datalist import load_datalist, save_datalist
 from crossmoda.data.phantom import write_phantom_dataset
@@ -42,17 +45,14 @@ from crossmoda.translation.evaluation_pictures import Picture, draw_slice
 BUNDLE = "bundles/vs_cochlea_hrt2_segmentation"
 TRUTH = "truth"
 CASES = 3  # of the picture
-STAGES = ("training", "prediction")
 MEASURES = {  # in the columns' order: title and digits
     "million": ("parameters, million", 2),
     "dice_vs": ("VS Dice", 3),
     "assd_vs": ("VS ASSD, mm", 2),
     "dice_cochlea": ("cochlea Dice", 3),
     "assd_cochlea": ("cochlea ASSD, mm", 2),
-    "training_seconds": ("step, s", 2),
+    "step_seconds": ("step, s", 2),
     "training_mib": ("training, MiB", 0),
-    "prediction_seconds": ("scan, s", 1),
-    "prediction_mib": ("prediction, MiB", 0),
 }
 
 
@@ -90,7 +90,7 @@ def main(
         work.segmenter.config("inference")
     for name, work in works.items():
         logging.info("--- %s", name)
-        teach(work, StepFolder(output / folder_name(name)), steps_of(scale, methods[name]))
+        teach(work, StepFolder(output / folder_name(name)))
     write_comparison(output, list(methods), works)
 
 
@@ -111,45 +111,31 @@ def work_of(method: Mapping[str, Any], scale: Mapping[str, Any], output: Path, d
     return Work(output, datalist, truth, {}, use, (), shared["structures"], scale["train"]["seed"], device)
 
 
-def steps_of(scale: Mapping[str, Any], method: Mapping[str, Any]) -> int:
-    """Return the number of optimisation steps of a training."""
-    training = {**scale["train"], **method.get("train", {})}
-    return int(training["max_epochs"]) * int(training["iterations_per_epoch"])
+def teach(work: Work, folder: StepFolder) -> None:
+    """Train on the target's truth, label and measure the validation cases, and note what the training took.
 
-
-def teach(work: Work, folder: StepFolder, steps: int) -> None:
-    """Train on the target's truth, label and measure the validation cases, and note what was spent on it.
-
-    Training and prediction run in processes of their own, whose largest memory is theirs alone.
+    It runs in a process of its own, whose largest memory is the training's alone.
     """
     folder.path.mkdir(parents=True, exist_ok=True)
-    work.write_datalist(folder, [], with_truth(work.items("target"), work.truth, work.datalist["labels"]))
-    for stage, share in zip(STAGES, (steps, len(work.items("validation"))), strict=True):
-        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-            spent = pool.submit(run_stage, stage, work, folder.path).result()
-        if spent is not None:
-            seconds = folder.records()["segmenter" if stage == "training" else "predictions"]["seconds"] / share
-            cost = {f"{stage}_mib": spent["mib"], f"{stage}_seconds": seconds if spent["whole"] else None}
-            write_json(folder.path / "cost.json", {**cost_of(folder.path), **cost})
-    work.evaluate(folder)
+    target = with_truth(work.items("target"), work.truth, work.datalist["labels"])
+    work.write_datalist(folder, [], target)
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        mib = pool.submit(train, work, folder.path).result()
+    if mib is not None:
+        write_json(folder.path / "cost.json", {"training_mib": round(mib)})
+    work.teach(folder, [], target)
 
 
-def run_stage(stage: str, work: Work, place: Path) -> dict[str, Any] | None:
-    """Do one stage in this process; return its peak of memory and whether nothing of it had been done before.
+def train(work: Work, place: Path) -> float | None:
+    """Train in this process, and return the peak of memory in MiB; None if that was done before.
 
-    The memory, in MiB, is that of the largest process, beyond what the imports had taken. None if all was done before.
+    The memory is that of the largest process, beyond what the imports had taken.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     before, folder = peak_mib(resource.RUSAGE_SELF), StepFolder(place)
-    interrupted = any(place.glob(".segmenter*" if stage == "training" else ".predictions*"))
-    if stage == "training":
-        work.train_segmenter(folder)
-    else:
-        work.predict(folder, ("validation",))
-    if not folder.redone:
-        return None
+    work.train_segmenter(folder)
     own, others = peak_mib(resource.RUSAGE_SELF), peak_mib(resource.RUSAGE_CHILDREN)  # nnU-Net trains in a child
-    return {"mib": round(max(own, others) - before), "whole": not interrupted}
+    return max(own, others) - before if folder.redone else None
 
 
 def peak_mib(whose: int) -> float:
@@ -157,9 +143,20 @@ def peak_mib(whose: int) -> float:
     return resource.getrusage(whose).ru_maxrss / 1024
 
 
-def cost_of(place: Path) -> dict[str, Any]:
-    """Return what is known of a method's cost."""
-    return read_json(place / "cost.json") if (place / "cost.json").is_file() else {}
+def cost_of(training: Path, iterations_per_epoch: int) -> dict[str, Any]:
+    """Return what a training took: ``training_mib``, and ``step_seconds``, the median, its data's making included.
+
+    Steps are told by the events for TensorBoard; nnU-Net writes the time of each epoch.
+    """
+    cost = read_json(training.parent / "cost.json") if (training.parent / "cost.json").is_file() else {}
+    events = EventAccumulator(str(training / "logs"))
+    events.Reload()
+    logs = [path.read_text(encoding="utf-8") for path in training.rglob("training_log*.txt")]
+    if "loss" in events.Tags()["scalars"]:
+        cost["step_seconds"] = float(np.median(np.diff([event.wall_time for event in events.Scalars("loss")])))
+    elif epochs := [float(seconds) for log in logs for seconds in re.findall(r"Epoch time: ([\d.]+) s", log)]:
+        cost["step_seconds"] = float(np.median(epochs)) / iterations_per_epoch
+    return cost
 
 
 def write_comparison(output: Path, names: Sequence[str], works: Mapping[str, Work]) -> None:
@@ -170,9 +167,11 @@ def write_comparison(output: Path, names: Sequence[str], works: Mapping[str, Wor
         place = output / folder_name(name)
         row = read_json(place / "row.json") if (place / "row.json").is_file() else {}
         if name in works:
-            row = {**row, "million": parameters_of(works[name], place / "segmenter" / "model.pt") / 1e6}
+            use = works[name].segmenter
+            row = {"million": parameters_of(use, place / "segmenter" / "model.pt") / 1e6}
+            row |= cost_of(place / "segmenter", use.config("train")["iterations_per_epoch"])
             write_json(place / "row.json", row)
-        rows[name] = {**row, **scores_of(place), **cost_of(place)}
+        rows[name] = {**row, **scores_of(place)}
     write_json(output / "comparison.json", rows)
     text = table("network", MEASURES, rows)
     write_text(output / "comparison.md", text)
@@ -180,10 +179,9 @@ def write_comparison(output: Path, names: Sequence[str], works: Mapping[str, Wor
     print(f"\n{text}\nwritten: {output}/comparison.md, comparison.json, comparison.png")
 
 
-def parameters_of(work: Work, weights: Path) -> int:
-    """Return the number of weights of a method's network; of a folder of folds, those of all."""
-    workflow = work.segmenter.workflow("inference", weights=str(weights))
-    network = workflow.parser.get_parsed_content("network_def")
+def parameters_of(use: BundleUse, weights: Path) -> int:
+    """Return the number of parameters of a trained network; of several folds, those of all."""
+    network = use.workflow("inference", weights=str(weights)).parser.get_parsed_content("network_def")
     return sum(parameter.numel() for parameter in network.parameters())
 
 

@@ -61,8 +61,7 @@ def test_every_network_is_trained_measured_and_shown_once(
         metrics = json.loads((output / folder(name) / "metrics.json").read_text())
         assert row["dice_cochlea"] == metrics["structures"]["cochlea"]["dice"]["mean"]
         steps = json.loads((output / folder(name) / "manifest.json").read_text())["steps"]
-        assert row["training_seconds"] == steps["segmenter"]["seconds"] / 2  # of two steps
-        assert row["prediction_seconds"] == steps["predictions"]["seconds"] / 2  # of two scans
+        assert 0 < row["step_seconds"] < steps["segmenter"]["seconds"]  # of two steps, reading and saving besides
     assert rows["DynUNet"]["million"] != rows["2.5D ResUNet"]["million"]
     assert (output / "comparison.md").read_text() in printed
     assert (output / "comparison.png").stat().st_size > 5_000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import time
@@ -83,6 +84,16 @@ def test_the_model_holds_the_folds_and_what_cross_validation_chose(trained: Path
     fold = folders.model("nnUNetTrainerNoMirroring", "3d_fullres") / "fold_1" / "checkpoint_final.pth"
     own = torch.load(fold, weights_only=False)["network_weights"]
     assert all(torch.equal(value, weights[f"members.0.1.{name}"]) for name, value in own.items())
+
+
+def test_the_history_has_the_mean_of_both_folds_losses(trained: Path) -> None:
+    history = read_json(trained / "history.json")
+    assert history["epoch"] == [1]
+    assert set(history["series"]) == {"loss", "val_loss", "val_mean_dice"}
+    logs = [path.read_text() for path in sorted((trained / "nnunet").rglob("training_log*.txt"))]
+    printed = [float(re.findall(r"train_loss (\S+)", log)[-1]) for log in logs]
+    assert len(printed) == 2
+    assert history["series"]["loss"] == [pytest.approx(sum(printed) / 2, abs=1e-4)]
 
 
 def test_everything_lies_in_the_run_and_this_process_s_environment_is_left_alone(trained: Path) -> None:

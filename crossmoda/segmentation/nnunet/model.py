@@ -11,15 +11,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from crossmoda.engines import save_weights
 from crossmoda.errors import CrossmodaError
-from crossmoda.files import read_json
+from crossmoda.files import read_json, write_json
 from crossmoda.segmentation.nnunet.settings import ALL, CHECKPOINTS, NnUNetFolders, NnUNetSettings, require_nnunet
 
 DESCRIPTION = "nnunet"  # key of the sidecar
+# Of history.json, and what nnU-Net calls it; its Dice is that of validation patches, with all cases in train_folds all.
+SERIES = {"loss": "train_losses", "val_loss": "val_losses", "val_mean_dice": "mean_fg_dice"}
 _DATASET_KEYS = ("channel_names", "labels", "file_ending")  # of dataset.json; prediction needs no more
 
 
@@ -100,7 +103,7 @@ def read_sidecar(weights: str | Path) -> dict[str, Any]:
 def export_model(
     folders: NnUNetFolders, settings: NnUNetSettings, path: str | Path, info: Mapping[str, Any] | None = None
 ) -> None:
-    """Write what was trained, and chosen by cross-validation, as ``path`` and the ``.json`` beside it.
+    """Write what was trained, and chosen by cross-validation, as ``path`` with a ``.json``, and ``history.json``.
 
     The weights are tensors alone (``torch.load(path, weights_only=True)``), about 120 MB a fold; the sidecar holds
     plans, members and post-processing, and no case's name or path.
@@ -115,7 +118,7 @@ def export_model(
         CrossmodaError: a fold has not been trained, or its checkpoint is missing or damaged.
     """
     chosen = _choice(folders, settings)
-    members, weights = [], {}
+    members, weights, logs = [], {}, []
     for index, (trainer, configuration) in enumerate(chosen["models"]):
         checkpoints = _read_checkpoints(folders.model(trainer, configuration), settings)
         axes = next(iter(checkpoints.values())).get("inference_allowed_mirroring_axes")
@@ -123,6 +126,7 @@ def export_model(
         members.append({**member, "mirror_axes": None if axes is None else [int(axis) for axis in axes]})
         for fold, checkpoint in checkpoints.items():
             own = checkpoint["network_weights"]
+            logs.append(checkpoint["logging"])
             weights.update({f"members.{index}.{fold}.{name}": value for name, value in own.items()})
     place = folders.model(*chosen["models"][0])
     dataset = read_json(place / "dataset.json")
@@ -136,7 +140,22 @@ def export_model(
     }
     ensemble = NnUNetEnsemble(description)
     ensemble.load_state_dict(weights)
+    write_json(Path(path).with_name("history.json"), mean_history(logs))
     save_weights(ensemble, path, {**(info or {}), DESCRIPTION: description})
+
+
+def mean_history(logs: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, Any]:
+    """Return what nnU-Net logged, the mean of its trainings, in the form of the bundle's own ``history.json``.
+
+    Args:
+        logs: of each training, what was logged, by epoch; the shortest ends the history.
+    """
+    epochs = min(len(log["train_losses"]) for log in logs)
+    series = {
+        name: [float(np.mean([log[key][epoch] for log in logs])) for epoch in range(epochs)]
+        for name, key in SERIES.items()
+    }
+    return {"epoch": list(range(1, epochs + 1)), "series": series}
 
 
 def _choice(folders: NnUNetFolders, settings: NnUNetSettings) -> dict[str, Any]:
@@ -172,6 +191,6 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         # nnU-Net's checkpoints hold numpy's numbers beside tensors, which torch loads only where it is told to trust.
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=False)
-        return {key: state[key] for key in ("network_weights", "inference_allowed_mirroring_axes")}
+        return {key: state[key] for key in ("network_weights", "inference_allowed_mirroring_axes", "logging")}
     except Exception as error:  # torch.load raises whatever its unpickler meets
         raise CrossmodaError(f"{path}: damaged; delete its folder to train the fold anew") from error
