@@ -10,7 +10,6 @@ from __future__ import annotations
 import atexit
 import multiprocessing
 import os
-import resource
 import shutil
 import statistics
 import tempfile
@@ -26,6 +25,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # before PyTorch is imported; 
 import fire
 import numpy as np
 import torch
+from memory import peak_mib, resident_mib
 from monai.bundle import ConfigParser
 
 from crossmoda.data.phantom import draw_patient, draw_protocol, rasterise, render
@@ -109,14 +109,14 @@ def measured(row: Row, repetitions: int, device: torch.device) -> tuple[float, f
 
     The first call is not counted, unless it takes so long that warming up hardly matters; then it is the only one.
     """
-    before = resident_mebibytes()
+    before = resident_mib()
     work = row.build(device)
     times = [seconds_of(work, device)]
     if times[0] < LONG_SECONDS:
         times = [seconds_of(work, device) for _ in range(repetitions)]
     if device.type == "cuda":
         return statistics.median(times), torch.cuda.max_memory_allocated(device) / 2**20
-    return statistics.median(times), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before
+    return statistics.median(times), peak_mib() - before
 
 
 def seconds_of(work: Work, device: torch.device) -> float:
@@ -126,11 +126,6 @@ def seconds_of(work: Work, device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter() - started
-
-
-def resident_mebibytes() -> float:
-    """Return the memory that this process holds now."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
 
 
 def rows() -> list[Row]:

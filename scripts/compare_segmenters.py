@@ -16,7 +16,6 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # before PyTorch is imported; 
 import logging
 import multiprocessing
 import re
-import resource
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -28,6 +27,7 @@ import torch
 from comparing import folder_name, read_settings, scaled, table, upright
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from memory import peak_mib, peak_of_children_mib, resident_mib
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from crossmoda.data.datalist import load_datalist, save_datalist
@@ -132,15 +132,10 @@ def train(work: Work, place: Path) -> float | None:
     The memory is that of the largest process, beyond what the imports had taken.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    before, folder = peak_mib(resource.RUSAGE_SELF), StepFolder(place)
+    before, folder = resident_mib(), StepFolder(place)
     work.train_segmenter(folder)
-    own, others = peak_mib(resource.RUSAGE_SELF), peak_mib(resource.RUSAGE_CHILDREN)  # nnU-Net trains in a child
-    return max(own, others) - before if folder.redone else None
-
-
-def peak_mib(whose: int) -> float:
-    """Return the largest memory that this process or its children have held."""
-    return resource.getrusage(whose).ru_maxrss / 1024
+    # nnU-Net trains in a child of its own.
+    return max(peak_mib(), peak_of_children_mib()) - before if folder.redone else None
 
 
 def cost_of(training: Path, iterations_per_epoch: int) -> dict[str, Any]:

@@ -33,7 +33,9 @@ from crossmoda.self_training.cross_validation.settings import (
 )
 
 AGREED = ("network_def", "structures", "spacing", "crop_size", "patch_size")  # between training and inference
-KEPT = ("inferer", "to_own_grid", "postprocessing", "save_maps")  # without which folds are not averaged
+KEPT = ("inferer", "to_own_grid", "save_maps", "postprocessing::transforms")  # without which folds are not averaged
+# What overlays add once labels are decided, which the file's own candidates of post-processing are for.
+AFTERWARDS = (POSTPROCESSING_KEY, *(f"postprocessing::{step}" for step in ("remove_small", "refine", "check_anatomy")))
 # What is built to see whether it can be, beside the network: whatever a configuration is likely to replace.
 BUILT = {
     "train": ("network_def", "to_working_space", "train::patches", "train::augmentation", "loss_def"),
@@ -155,9 +157,9 @@ def _require_configuration(use: BundleUse, datalist_file: Path) -> None:
         if train[key] != inference[key]:
             raise CrossmodaError(f"{key} differs between training and inference; name its overlay under 'overlays'")
     plain = BundleUse(use.root, inference_overlays=use.inference_overlays[:1]).config("inference")
-    for key in (*KEPT, POSTPROCESSING_KEY):
-        if inference[key] != plain[key]:
-            remedy = "use 'postprocessing'" if key == POSTPROCESSING_KEY else "leave its overlay out"
+    for key in (*KEPT, *AFTERWARDS):
+        if ConfigParser(inference).get(key) != ConfigParser(plain).get(key):
+            remedy = "use 'postprocessing'" if key in AFTERWARDS else "leave its overlay out"
             raise CrossmodaError(f"'{key}' is changed, but must be ensemble.yaml's for folds to be averaged; {remedy}")
     for kind, ids in BUILT.items():
         places = {"device": "cpu", "dataset_dir": str(datalist_file), "output_dir": str(datalist_file.parent)}
