@@ -143,6 +143,19 @@ class Commands:
 
         return compare_command(a, b, seed)
 
+    def rank(self, *systems: str, output: str = "ranking.json", edition: str = "", seed: int = 0) -> int:
+        """Rank several systems as the challenge does: in every case by every structure and metric, then on average.
+
+        Args:
+            systems: NAME=metrics.json for each, or folders that hold a metrics.json.
+            output: the JSON file to write.
+            edition: whose criteria count (2021, 2022, 2023); by default 2023 where all tell the tumour's parts.
+            seed: of the bootstrap that says how stable the ranking is.
+        """
+        from crossmoda.evaluation.commands import rank_command
+
+        return rank_command(systems, output, edition=str(edition), seed=seed)
+
     def report(self, run: str) -> None:
         """Write RUN/report.html, one page that opens offline."""
         from crossmoda.evaluation.report import write_report

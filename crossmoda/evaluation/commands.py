@@ -1,7 +1,8 @@
-"""What ``python -m crossmoda evaluate``, ``compare`` and ``report`` run: files in, a table out, an exit status back."""
+"""What ``python -m crossmoda`` runs to evaluate, compare, rank and report: files in, a table out, a status back."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ from crossmoda.errors import CrossmodaError
 from crossmoda.evaluation.aggregate import evaluate_folder, label_files
 from crossmoda.evaluation.compare import compare_metrics
 from crossmoda.evaluation.metrics import HIGHER_IS_BETTER
+from crossmoda.evaluation.ranking import rank_systems
+from crossmoda.evaluation.ranking_table import ranking_table
 from crossmoda.evaluation.report import write_report
-from crossmoda.files import read_json, write_json
+from crossmoda.files import read_json, sha256_of, write_json
 from crossmoda.labels import EDITION_LABELS, model_labels
 
 UNITS = {"dice": "", "assd": " mm", "hd95": " mm"}
@@ -95,6 +98,46 @@ def compare_command(a: str | Path, b: str | Path, seed: int = 0) -> int:
     print(f"A = {a}\nB = {b}")
     print(comparison_table(compare_metrics(first, second, seed=seed)))
     return 0
+
+
+def rank_command(systems: Sequence[str], output: str | Path = "ranking.json", edition: str = "", seed: int = 0) -> int:
+    """Rank several systems as the challenge does, print the tables as Markdown and write ``ranking.json``.
+
+    Args:
+        systems: ``NAME=metrics.json`` each, or the folder that holds it; without ``NAME=`` the folder's name counts.
+        output: the JSON file to write.
+        edition: whose criteria count (2021, 2022, 2023); by default 2023 where all systems tell the tumour's parts.
+        seed: of the bootstrap.
+
+    Returns:
+        0; failures raise.
+
+    Raises:
+        CrossmodaError: a file cannot be read, a name is given twice, or the systems were scored on different cases.
+    """
+    files: dict[str, Path] = {}
+    for system in map(str, systems):
+        name, path = _named_metrics(system)
+        if name in files:
+            raise CrossmodaError(f"{system}: a system named '{name}' is already there; give each a NAME= of its own")
+        files[name] = path
+    ranking = rank_systems({name: read_json(path) for name, path in files.items()}, edition, seed)
+    for system in ranking["systems"]:
+        path = files[system["name"]]
+        system |= {"file": str(path), "sha256": sha256_of(path)}
+    write_json(output, ranking)
+    print(ranking_table(ranking))
+    print(f"\nwritten: {output}")
+    return 0
+
+
+def _named_metrics(system: str) -> tuple[str, Path]:
+    name, separator, rest = system.partition("=")
+    if not separator or Path(system).exists():
+        name, rest = "", system
+    path = Path(rest) / "metrics.json" if Path(rest).is_dir() else Path(rest)
+    named = path.parent if path.name == "metrics.json" else path.with_suffix("")
+    return name or named.resolve().name, path
 
 
 def metrics_table(metrics: dict[str, Any]) -> str:
