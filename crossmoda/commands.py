@@ -156,6 +156,22 @@ class Commands:
 
         return rank_command(systems, output, edition=str(edition), seed=seed)
 
+    def submit(
+        self, predictions: str, dataset: str, output: str = "submission", edition: str = "", structures: str = ""
+    ) -> int:
+        """Write predictions of the validation scans in the challenge's own format, after checking that all is there.
+
+        Args:
+            predictions: folder of <case>_Label.nii.gz files, or a run folder.
+            dataset: the challenge's folder, or a plain folder of the scans that are to be submitted.
+            output: the folder to make: the label maps, for 2021 and 2022 also as a zip, and manifest.json.
+            edition: 2021, 2022 or 2023; the dataset's own by default.
+            structures: what the predictions' values 1, 2, ... mean, e.g. vs,cochlea; found out by default.
+        """
+        from crossmoda.evaluation.commands import submit_command
+
+        return submit_command(predictions, dataset, output, edition=str(edition), structures=structures)
+
     def report(self, run: str) -> None:
         """Write RUN/report.html, one page that opens offline."""
         from crossmoda.evaluation.report import write_report

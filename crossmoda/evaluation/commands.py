@@ -1,4 +1,4 @@
-"""What ``python -m crossmoda`` runs to evaluate, compare, rank and report: files in, a table out, a status back."""
+"""What ``python -m crossmoda`` runs to evaluate, compare, rank, submit and report: files in, a table out."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from crossmoda.data.volumes import read_volume
 from crossmoda.errors import CrossmodaError
-from crossmoda.evaluation.aggregate import evaluate_folder, label_files
+from crossmoda.evaluation.aggregate import evaluate_folder
 from crossmoda.evaluation.compare import compare_metrics
+from crossmoda.evaluation.label_sets import labels_of_predictions, labels_of_truth
 from crossmoda.evaluation.metrics import HIGHER_IS_BETTER
 from crossmoda.evaluation.ranking import rank_systems
 from crossmoda.evaluation.ranking_table import ranking_table
 from crossmoda.evaluation.report import write_report
+from crossmoda.evaluation.submission import write_submission
 from crossmoda.files import read_json, sha256_of, write_json
-from crossmoda.labels import EDITION_LABELS, model_labels
 
 UNITS = {"dice": "", "assd": " mm", "hd95": " mm"}
 METRIC_NAMES = {"dice": "Dice", "assd": "ASSD", "hd95": "HD95"}
@@ -44,37 +44,13 @@ def evaluate_command(
     Raises:
         CrossmodaError: unusable folders, grids that differ, labels that do not fit.
     """
-    truth_labels = _truth_labels(Path(truth), str(edition))
-    names = structures.split(",") if isinstance(structures, str) and structures else list(structures)
-    prediction_labels = model_labels(names) if names else _prediction_labels(Path(predictions), truth_labels)
+    truth_labels = labels_of_truth(truth, str(edition))
+    prediction_labels = labels_of_predictions(predictions, structures, truth_labels)
     metrics = evaluate_folder(predictions, truth, prediction_labels, truth_labels)
     write_json(output, metrics)
     print(metrics_table(metrics))
     print(f"written: {output}")
     return 0
-
-
-def _truth_labels(truth: Path, edition: str) -> dict[str, int]:
-    if edition and edition not in EDITION_LABELS:
-        raise CrossmodaError(f"edition '{edition}' is not known; give one of {', '.join(EDITION_LABELS)}")
-    if edition:
-        return EDITION_LABELS[edition]
-    return EDITION_LABELS["2023" if any("2023" in case for case in label_files(truth)) else "2022"]
-
-
-def _prediction_labels(predictions: Path, truth_labels: dict[str, int]) -> dict[str, int]:
-    for folder in list(predictions.resolve().parents)[:3]:
-        if (folder / "current.json").is_file():
-            structures = read_json(folder / "current.json").get("structures")
-            if structures:
-                return model_labels(structures)
-    if truth_labels == EDITION_LABELS["2023"] and _largest_value(predictions) < max(truth_labels.values()):
-        return EDITION_LABELS["2022"]  # a segmenter of the whole VS, scored on the edition that splits it
-    return truth_labels
-
-
-def _largest_value(predictions: Path) -> float:
-    return max(float(read_volume(path).array.max()) for path in label_files(predictions).values())
 
 
 def compare_command(a: str | Path, b: str | Path, seed: int = 0) -> int:
@@ -138,6 +114,32 @@ def _named_metrics(system: str) -> tuple[str, Path]:
     path = Path(rest) / "metrics.json" if Path(rest).is_dir() else Path(rest)
     named = path.parent if path.name == "metrics.json" else path.with_suffix("")
     return name or named.resolve().name, path
+
+
+def submit_command(
+    predictions: str | Path,
+    dataset: str | Path,
+    output: str | Path = "submission",
+    edition: str = "",
+    structures: str | Sequence[str] = "",
+) -> int:
+    """Write a submission as ``write_submission`` does, and print what is in it.
+
+    Returns:
+        0; failures raise.
+
+    Raises:
+        CrossmodaError: anything that ``write_submission`` refuses.
+    """
+    manifest = write_submission(predictions, dataset, output, edition, structures)
+    numbers = ", ".join(f"{number} {structure}" for structure, number in manifest["labels"].items())
+    print(f"crossMoDA {manifest['edition']}: {len(manifest['cases'])} label maps ({numbers})")
+    if manifest["left_out"]:
+        print(f"left out: {manifest['left_out']} predictions of training scans")
+    print(f"written: {Path(output) / manifest['folder']}")
+    if manifest["archive"]:
+        print(f"written: {Path(output) / manifest['archive']['file']}")
+    return 0
 
 
 def metrics_table(metrics: dict[str, Any]) -> str:

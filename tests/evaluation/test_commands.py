@@ -46,6 +46,13 @@ def test_the_numbers_of_2023_are_told_from_the_case_ids(tmp_path: Path) -> None:
     assert {name: summary["dice"]["mean"] for name, summary in found.items()} == {"vs": 1.0, "cochlea": 1.0}
 
 
+def test_truth_of_two_editions_is_refused(tmp_path: Path) -> None:
+    for case in ("crossmoda2022_etz_210", "crossmoda2023_ukm_44"):
+        write_volume(tmp_path / f"truth/{case}_Label.nii.gz", np.ones((3, 3, 3), dtype=np.uint8), np.eye(4))
+    with pytest.raises(CrossmodaError, match="truth: holds cases of several editions, crossmoda2022_etz_210"):
+        evaluate_command(tmp_path / "truth", tmp_path / "truth", tmp_path / "metrics.json")
+
+
 def test_an_unknown_edition_is_refused(finished_run: Any) -> None:
     with pytest.raises(CrossmodaError, match="edition '2020' is not known"):
         evaluate_command(finished_run.path / "round_0/predictions", finished_run.data / "truth", edition="2020")
