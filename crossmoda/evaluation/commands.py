@@ -18,6 +18,7 @@ from crossmoda.evaluation.submission import write_submission
 from crossmoda.files import read_json, sha256_of, write_json
 
 UNITS = {"dice": "", "assd": " mm", "hd95": " mm"}
+DECIMALS = {"dice": 3, "assd": 2, "hd95": 2}
 METRIC_NAMES = {"dice": "Dice", "assd": "ASSD", "hd95": "HD95"}
 
 
@@ -28,7 +29,7 @@ def evaluate_command(
     structures: str | tuple[str, ...] = "",
     edition: str = "",
 ) -> int:
-    """Score a folder of predictions against a folder of truth, print a table and write ``metrics.json``.
+    """Score a folder of predictions against a folder of truth, print tables and write ``metrics.json``.
 
     Args:
         predictions: folder of ``<case>_Label.nii.gz`` (or ``<case>.nii.gz``).
@@ -48,7 +49,7 @@ def evaluate_command(
     prediction_labels = labels_of_predictions(predictions, structures, truth_labels)
     metrics = evaluate_folder(predictions, truth, prediction_labels, truth_labels)
     write_json(output, metrics)
-    print(metrics_table(metrics))
+    print(f"{cases_table(metrics)}\n\n{metrics_table(metrics)}")
     print(f"written: {output}")
     return 0
 
@@ -140,6 +141,19 @@ def submit_command(
     if manifest["archive"]:
         print(f"written: {Path(output) / manifest['archive']['file']}")
     return 0
+
+
+def cases_table(metrics: dict[str, Any]) -> str:
+    """Return every case of a ``metrics.json`` as text: a row each, distances in mm, the sites together."""
+    structures = list(metrics["structures"])
+    measured = {s: [metric for metric in METRIC_NAMES if metric in metrics["structures"][s]] for s in structures}
+    columns = [(structure, metric) for structure, metrics_of in measured.items() for metric in metrics_of]
+    titles = [f"{s} {METRIC_NAMES[m]}" if m == measured[s][0] else METRIC_NAMES[m] for s, m in columns]
+    rows = [["case", "site", *titles, ""]]
+    for case in sorted(metrics["cases"], key=lambda case: (case["site"], case["case"])):
+        values = [f"{case[structure][metric]:.{DECIMALS[metric]}f}" for structure, metric in columns]
+        rows.append([case["case"], case["site"], *values, "no prediction" if case.get("missing") else ""])
+    return _aligned(rows)
 
 
 def metrics_table(metrics: dict[str, Any]) -> str:

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from crossmoda.data.naming import common_editions
+from crossmoda.data.parts import number_parts
 from crossmoda.data.volumes import read_volume
 from crossmoda.errors import CrossmodaError
 from crossmoda.evaluation.aggregate import label_files
 from crossmoda.files import read_json
-from crossmoda.labels import EDITION_LABELS, model_labels
+from crossmoda.labels import EDITION_LABELS, EXTRA, model_labels
 
 POINTERS = "current.json"  # in a run folder: which round is served, and what its model tells apart
 
@@ -33,13 +34,17 @@ def run_around(predictions: str | Path) -> Path | None:
 def labels_of_truth(truth: str | Path, edition: str = "") -> dict[str, int]:
     """Return the labels of an edition, by default of the one that the truth's case ids belong to (2022 for other ids).
 
+    Which number of 2023 is which part of the tumour is decided from the files, as the dataset's reader does.
+
     Raises:
-        CrossmodaError: the edition is not known, or the ids belong to several.
+        CrossmodaError: the edition is not known, the ids belong to several, or volumes contradict every numbering.
     """
+    files = label_files(truth)
     if not edition:
-        edition = [*common_editions(label_files(truth), truth), "2022"][0]
+        edition = [*common_editions(files, truth), "2022"][0]
     require_edition(edition)
-    return EDITION_LABELS[edition]
+    labels = EDITION_LABELS[edition]
+    return number_parts(list(files.values()), labels) if EXTRA in labels else labels
 
 
 def labels_of_predictions(
@@ -60,7 +65,7 @@ def labels_of_predictions(
         names = read_json(run / POINTERS).get("structures") or []
     if names:
         return model_labels([name.strip() for name in names])
-    if edition_labels == EDITION_LABELS["2023"] and _largest_value(predictions) < max(edition_labels.values()):
+    if EXTRA in edition_labels and _largest_value(predictions) < max(edition_labels.values()):
         return EDITION_LABELS["2022"]
     return edition_labels
 
