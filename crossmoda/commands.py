@@ -146,6 +146,8 @@ class Commands:
     def rank(self, *systems: str, output: str = "ranking.json", edition: str = "", seed: int = 0) -> int:
         """Rank several systems as the challenge does: in every case by every structure and metric, then on average.
 
+        All must have been scored on the same cases; a case without a prediction counts as an empty one.
+
         Args:
             systems: NAME=metrics.json for each, or folders that hold a metrics.json.
             output: the JSON file to write.

@@ -5,7 +5,8 @@ Rank then aggregate, as the challenge of 2021 to 2023 did (its website's page on
 smallest rank; the mean of a system's ranks in a case is its rank there, and the mean of these over all cases its
 cumulative rank. Of systems that tell the parts of the tumour apart, the parts, the boundary between them and the
 cochlea are ranked (2023), of others the whole tumour and the cochlea. The challenge published no ranking code for 2023;
-that the boundary counts as one more criterion beside Dice and ASSD follows the tables of that year's teams.
+that the boundary counts as one more criterion beside Dice and ASSD follows the tables of that year's teams. The ASSD
+that is ranked is ``assd``, with the distances of both directions pooled (see ``metrics``).
 """
 
 from __future__ import annotations
