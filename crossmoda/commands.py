@@ -143,6 +143,37 @@ class Commands:
 
         return compare_command(a, b, seed)
 
+    def rank(self, *systems: str, output: str = "ranking.json", edition: str = "", seed: int = 0) -> int:
+        """Rank several systems as the challenge does: in every case by every structure and metric, then on average.
+
+        All must have been scored on the same cases; a case without a prediction counts as an empty one.
+
+        Args:
+            systems: NAME=metrics.json for each, or folders that hold a metrics.json.
+            output: the JSON file to write.
+            edition: whose criteria count (2021, 2022, 2023); by default 2023 where all tell the tumour's parts.
+            seed: of the bootstrap that says how stable the ranking is.
+        """
+        from crossmoda.evaluation.commands import rank_command
+
+        return rank_command(systems, output, edition=str(edition), seed=seed)
+
+    def submit(
+        self, predictions: str, dataset: str, output: str = "submission", edition: str = "", structures: str = ""
+    ) -> int:
+        """Write predictions of the validation scans in the challenge's own format, after checking that all is there.
+
+        Args:
+            predictions: folder of <case>_Label.nii.gz files, or a run folder.
+            dataset: the challenge's folder, or a plain folder of the scans that are to be submitted.
+            output: the folder to make: the label maps, for 2021 and 2022 also as a zip, and manifest.json.
+            edition: 2021, 2022 or 2023; the dataset's own by default.
+            structures: what the predictions' values 1, 2, ... mean, e.g. vs,cochlea; found out by default.
+        """
+        from crossmoda.evaluation.commands import submit_command
+
+        return submit_command(predictions, dataset, output, edition=str(edition), structures=structures)
+
     def report(self, run: str) -> None:
         """Write RUN/report.html, one page that opens offline."""
         from crossmoda.evaluation.report import write_report

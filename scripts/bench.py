@@ -29,9 +29,10 @@ from memory import peak_mib, resident_mib
 from monai.bundle import ConfigParser
 
 from crossmoda.data.phantom import draw_patient, draw_protocol, rasterise, render
-from crossmoda.data.volumes import write_volume
+from crossmoda.data.volumes import read_volume, write_volume
 from crossmoda.engines import AutocastInferer
-from crossmoda.evaluation.metrics import structure_scores
+from crossmoda.evaluation.aggregate import score_case, shared_structures
+from crossmoda.labels import EDITION_LABELS
 from crossmoda.segmentation.losses import WeightedTarget
 from crossmoda.segmentation.nnunet.model import NnUNetEnsemble
 from crossmoda.segmentation.nnunet.raw_dataset import dataset_json
@@ -157,7 +158,9 @@ def rows() -> list[Row]:
         what = f"segmenter: {network}, scan of 448x448x80 from file to file"
         found.append(Row(what, "nnU-Net's predictor", partial(nnunet_scan, overlay)))
         found += [Row(what, name, partial(segmented_scan, overlay, amp)) for name, amp in precisions]
-    found.append(Row("metrics: Dice, ASSD, HD95 of a 20 mm ball, 448x448x80", "-", ball_metrics))
+    what = "metrics: VS and both cochleae, 448x448x80, from files to scores"
+    found.append(Row(what, "medpy: Dice, ASSD", medpy_scores))
+    found.append(Row(what, "Dice, ASSD, HD95, volumes", case_scores))
     found.append(Row("self-training: contrast rules on a pseudo-label, 448x448x80", "-", contrast_rules))
     return found
 
@@ -350,10 +353,39 @@ def ball(centre_mm: tuple[float, float, float], radius_mm: float) -> np.ndarray:
     return squares[0][:, None, None] + squares[1][None, :, None] + squares[2] <= radius_mm**2
 
 
-def ball_metrics(device: torch.device) -> Work:
-    """Return the scoring of one ball against another that lies 1 mm beside it."""
-    balls = [ball((110.0 + shift, 110.0, 60.0), 10.0) for shift in (0, 1)]
-    return partial(structure_scores, balls[0], balls[1], np.array(SPACING_MM))
+@cache
+def label_maps() -> tuple[Path, Path]:
+    """Write the labels of a patient once for all rows, a VS of 4 mL and two cochleae, and the same 1 mm beside."""
+    paths = tuple(Path(os.environ[SCAN_FOLDER]) / f"{name}_Label.nii.gz" for name in ("prediction", "truth"))
+    for path, shift in zip(paths, (1.0, 0.0), strict=True):
+        if not path.is_file():
+            label = ball((100 + shift, 110, 60), 10).astype(np.uint8)
+            for side in (85, 140):
+                label[ball((side + shift, 112, 60), 2.8)] = 2
+            write_volume(path, label, np.diag([*SPACING_MM, 1.0]))
+    return paths[0], paths[1]
+
+
+def case_scores(device: torch.device) -> Work:
+    """Return the scoring of a case as ``evaluate`` does it, on one thread."""
+    labels = EDITION_LABELS["2022"]
+    return partial(score_case, *label_maps(), labels, labels, shared_structures(labels, labels))
+
+
+def medpy_scores(device: torch.device) -> Work:
+    """Return the same as the challenge's script does it: medpy, a distance transform of the volume each way."""
+    from medpy.metric import assd, dc
+
+    def work() -> dict[str, tuple[float, float]]:
+        prediction, truth = (read_volume(path) for path in label_maps())
+        spacing_mm, scores = np.abs(np.diag(truth.affine))[:3], {}
+        for structure, number in EDITION_LABELS["2022"].items():
+            masks = prediction.array == number, truth.array == number
+            scores[structure] = dc(*masks), assd(*masks, voxelspacing=spacing_mm)
+        return scores
+
+    label_maps()
+    return work
 
 
 def contrast_rules(device: torch.device) -> Work:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
+
+from crossmoda.errors import CrossmodaError
 
 EXTENSIONS = (".nii.gz", ".nii", ".nrrd", ".mha")  # formats that the project reads
 
@@ -14,6 +17,13 @@ OTHER_WORDS = frozenset({"uncertainty"})
 
 SITES = ("ldn", "etz", "ukm")  # London, Tilburg, UK multi-centre
 UNKNOWN_SITE = "unknown"
+
+# The first word of a case id, and the editions that use it: 2022 took London's scans of 2021 over with their names.
+EDITIONS_OF_PREFIX = {
+    "crossmoda2021": ("2021", "2022"),
+    "crossmoda2022": ("2022",),
+    "crossmoda2023": ("2023",),
+}
 
 _SEPARATORS = re.compile(r"[_\-. ]")
 
@@ -59,6 +69,39 @@ def modality_of(path: str | Path) -> str | None:
 def site_of(path: str | Path) -> str:
     """Return the site (``ldn``, ``etz``, ``ukm``) that a challenge file name carries, else ``unknown``."""
     return next((word for word in _words(path) if word in SITES), UNKNOWN_SITE)
+
+
+def editions_of(path: str | Path) -> tuple[str, ...]:
+    """Return the editions of the challenge that a case id or file name belongs to; none for other people's names.
+
+    ``crossmoda2021_ldn_211`` is in 2021 and in 2022, ``crossmoda2022_etz_210`` in 2022 alone.
+    """
+    return EDITIONS_OF_PREFIX.get(_words(path)[0], ())
+
+
+def common_editions(cases: Iterable[str], where: str | Path) -> tuple[str, ...]:
+    """Return the editions to which all of some case ids belong; ids that the challenge did not give do not count.
+
+    Args:
+        cases: the ids.
+        where: their folder, for the error.
+
+    Raises:
+        CrossmodaError: ids of several editions.
+    """
+    common: tuple[str, ...] = ()
+    first = ""
+    for case in cases:
+        found = editions_of(case)
+        if not found:
+            continue
+        shared = tuple(edition for edition in common if edition in found) if common else found
+        if not shared:
+            of = f"{first} ({' or '.join(common)}) and {case} ({' or '.join(found)})"
+            raise CrossmodaError(f"{where}: holds cases of several editions, {of}; give each edition a folder")
+        first = case if shared != common else first
+        common = shared
+    return common
 
 
 def volume_files(folder: str | Path) -> list[Path]:

@@ -76,9 +76,11 @@ def read_label_map(path: Path, labels: dict[str, int]) -> Volume:
         CrossmodaError: a value has no name.
     """
     volume = read_volume(path)
-    known = np.array([0, *labels.values()])
-    if not np.isin(volume.array, known).all():
-        values = np.unique(volume.array[~np.isin(volume.array, known)])[:3]
+    unknown = volume.array != 0
+    for number in labels.values():
+        unknown &= volume.array != number
+    if unknown.any():
+        values = np.unique(volume.array[unknown])[:3]
         shown = ", ".join(f"{value:g}" for value in values)
         raise CrossmodaError(f"{path}: holds the value {shown}, unknown to the labels {labels}; give the right edition")
     return volume

@@ -1,20 +1,24 @@
-"""What ``python -m crossmoda evaluate``, ``compare`` and ``report`` run: files in, a table out, an exit status back."""
+"""What ``python -m crossmoda`` runs to evaluate, compare, rank, submit and report: files in, a table out."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from crossmoda.data.volumes import read_volume
 from crossmoda.errors import CrossmodaError
-from crossmoda.evaluation.aggregate import evaluate_folder, label_files
+from crossmoda.evaluation.aggregate import evaluate_folder
 from crossmoda.evaluation.compare import compare_metrics
+from crossmoda.evaluation.label_sets import labels_of_predictions, labels_of_truth
 from crossmoda.evaluation.metrics import HIGHER_IS_BETTER
+from crossmoda.evaluation.ranking import rank_systems
+from crossmoda.evaluation.ranking_table import ranking_table
 from crossmoda.evaluation.report import write_report
-from crossmoda.files import read_json, write_json
-from crossmoda.labels import EDITION_LABELS, model_labels
+from crossmoda.evaluation.submission import write_submission
+from crossmoda.files import read_json, sha256_of, write_json
 
 UNITS = {"dice": "", "assd": " mm", "hd95": " mm"}
+DECIMALS = {"dice": 3, "assd": 2, "hd95": 2}
 METRIC_NAMES = {"dice": "Dice", "assd": "ASSD", "hd95": "HD95"}
 
 
@@ -25,7 +29,7 @@ def evaluate_command(
     structures: str | tuple[str, ...] = "",
     edition: str = "",
 ) -> int:
-    """Score a folder of predictions against a folder of truth, print a table and write ``metrics.json``.
+    """Score a folder of predictions against a folder of truth, print tables and write ``metrics.json``.
 
     Args:
         predictions: folder of ``<case>_Label.nii.gz`` (or ``<case>.nii.gz``).
@@ -41,37 +45,13 @@ def evaluate_command(
     Raises:
         CrossmodaError: unusable folders, grids that differ, labels that do not fit.
     """
-    truth_labels = _truth_labels(Path(truth), str(edition))
-    names = structures.split(",") if isinstance(structures, str) and structures else list(structures)
-    prediction_labels = model_labels(names) if names else _prediction_labels(Path(predictions), truth_labels)
+    truth_labels = labels_of_truth(truth, str(edition))
+    prediction_labels = labels_of_predictions(predictions, structures, truth_labels)
     metrics = evaluate_folder(predictions, truth, prediction_labels, truth_labels)
     write_json(output, metrics)
-    print(metrics_table(metrics))
+    print(f"{cases_table(metrics)}\n\n{metrics_table(metrics)}")
     print(f"written: {output}")
     return 0
-
-
-def _truth_labels(truth: Path, edition: str) -> dict[str, int]:
-    if edition and edition not in EDITION_LABELS:
-        raise CrossmodaError(f"edition '{edition}' is not known; give one of {', '.join(EDITION_LABELS)}")
-    if edition:
-        return EDITION_LABELS[edition]
-    return EDITION_LABELS["2023" if any("2023" in case for case in label_files(truth)) else "2022"]
-
-
-def _prediction_labels(predictions: Path, truth_labels: dict[str, int]) -> dict[str, int]:
-    for folder in list(predictions.resolve().parents)[:3]:
-        if (folder / "current.json").is_file():
-            structures = read_json(folder / "current.json").get("structures")
-            if structures:
-                return model_labels(structures)
-    if truth_labels == EDITION_LABELS["2023"] and _largest_value(predictions) < max(truth_labels.values()):
-        return EDITION_LABELS["2022"]  # a segmenter of the whole VS, scored on the edition that splits it
-    return truth_labels
-
-
-def _largest_value(predictions: Path) -> float:
-    return max(float(read_volume(path).array.max()) for path in label_files(predictions).values())
 
 
 def compare_command(a: str | Path, b: str | Path, seed: int = 0) -> int:
@@ -95,6 +75,85 @@ def compare_command(a: str | Path, b: str | Path, seed: int = 0) -> int:
     print(f"A = {a}\nB = {b}")
     print(comparison_table(compare_metrics(first, second, seed=seed)))
     return 0
+
+
+def rank_command(systems: Sequence[str], output: str | Path = "ranking.json", edition: str = "", seed: int = 0) -> int:
+    """Rank several systems as the challenge does, print the tables as Markdown and write ``ranking.json``.
+
+    Args:
+        systems: ``NAME=metrics.json`` each, or the folder that holds it; without ``NAME=`` the folder's name counts.
+        output: the JSON file to write.
+        edition: whose criteria count (2021, 2022, 2023); by default 2023 where all systems tell the tumour's parts.
+        seed: of the bootstrap.
+
+    Returns:
+        0; failures raise.
+
+    Raises:
+        CrossmodaError: a file cannot be read, a name is given twice, or the systems were scored on different cases.
+    """
+    files: dict[str, Path] = {}
+    for system in map(str, systems):
+        name, path = _named_metrics(system)
+        if name in files:
+            raise CrossmodaError(f"{system}: a system named '{name}' is already there; give each a NAME= of its own")
+        files[name] = path
+    ranking = rank_systems({name: read_json(path) for name, path in files.items()}, edition, seed)
+    for system in ranking["systems"]:
+        path = files[system["name"]]
+        system |= {"file": str(path), "sha256": sha256_of(path)}
+    write_json(output, ranking)
+    print(ranking_table(ranking))
+    print(f"\nwritten: {output}")
+    return 0
+
+
+def _named_metrics(system: str) -> tuple[str, Path]:
+    name, separator, rest = system.partition("=")
+    if not separator or Path(system).exists():
+        name, rest = "", system
+    path = Path(rest) / "metrics.json" if Path(rest).is_dir() else Path(rest)
+    named = path.parent if path.name == "metrics.json" else path.with_suffix("")
+    return name or named.resolve().name, path
+
+
+def submit_command(
+    predictions: str | Path,
+    dataset: str | Path,
+    output: str | Path = "submission",
+    edition: str = "",
+    structures: str | Sequence[str] = "",
+) -> int:
+    """Write a submission as ``write_submission`` does, and print what is in it.
+
+    Returns:
+        0; failures raise.
+
+    Raises:
+        CrossmodaError: anything that ``write_submission`` refuses.
+    """
+    manifest = write_submission(predictions, dataset, output, edition, structures)
+    numbers = ", ".join(f"{number} {structure}" for structure, number in manifest["labels"].items())
+    print(f"crossMoDA {manifest['edition']}: {len(manifest['cases'])} label maps ({numbers})")
+    if manifest["left_out"]:
+        print(f"left out: {manifest['left_out']} predictions of training scans")
+    print(f"written: {Path(output) / manifest['folder']}")
+    if manifest["archive"]:
+        print(f"written: {Path(output) / manifest['archive']['file']}")
+    return 0
+
+
+def cases_table(metrics: dict[str, Any]) -> str:
+    """Return every case of a ``metrics.json`` as text: a row each, distances in mm, the sites together."""
+    structures = list(metrics["structures"])
+    measured = {s: [metric for metric in METRIC_NAMES if metric in metrics["structures"][s]] for s in structures}
+    columns = [(structure, metric) for structure, metrics_of in measured.items() for metric in metrics_of]
+    titles = [f"{s} {METRIC_NAMES[m]}" if m == measured[s][0] else METRIC_NAMES[m] for s, m in columns]
+    rows = [["case", "site", *titles, ""]]
+    for case in sorted(metrics["cases"], key=lambda case: (case["site"], case["case"])):
+        values = [f"{case[structure][metric]:.{DECIMALS[metric]}f}" for structure, metric in columns]
+        rows.append([case["case"], case["site"], *values, "no prediction" if case.get("missing") else ""])
+    return _aligned(rows)
 
 
 def metrics_table(metrics: dict[str, Any]) -> str:

@@ -45,9 +45,14 @@ def paired_statistics(first: np.ndarray, second: np.ndarray, generator: np.rando
         "low": low,
         "high": high,
         "p_t": float(same) if constant else float(stats.ttest_rel(second, first).pvalue),
-        "p_wilcoxon": 1.0 if same else float(stats.wilcoxon(difference).pvalue),
+        "p_wilcoxon": wilcoxon_p(difference),
         "n": len(difference),
     }
+
+
+def wilcoxon_p(difference: np.ndarray) -> float:
+    """Return the p-value of Wilcoxon's signed-rank test of paired differences; 1 where all of them are zero."""
+    return float(stats.wilcoxon(difference).pvalue) if difference.any() else 1.0
 
 
 def _bootstrap_interval(difference: np.ndarray, generator: np.random.Generator) -> tuple[float, float]:

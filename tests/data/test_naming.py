@@ -4,7 +4,18 @@ from pathlib import Path
 
 import pytest
 
-from crossmoda.data.naming import case_name, extension_of, is_label, modality_of, site_of, stem_of, volume_files
+from crossmoda.data.naming import (
+    case_name,
+    common_editions,
+    editions_of,
+    extension_of,
+    is_label,
+    modality_of,
+    site_of,
+    stem_of,
+    volume_files,
+)
+from crossmoda.errors import CrossmodaError
 
 
 @pytest.mark.parametrize(
@@ -49,3 +60,24 @@ def test_unfinished_and_foreign_files_are_not_listed(tmp_path: Path) -> None:
     for name in ("b_T2.nii.gz", "a_T2.nrrd", ".1234.partial-c_T2.nii.gz", "readme.txt"):
         (tmp_path / name).touch()
     assert [file.name for file in volume_files(tmp_path)] == ["a_T2.nrrd", "b_T2.nii.gz"]
+
+
+def test_the_edition_is_read_from_challenge_names_only() -> None:
+    assert editions_of("crossmoda2021_ldn_211_hrT2.nii.gz") == ("2021", "2022")
+    assert editions_of("crossmoda2022_etz_210") == ("2022",)
+    assert editions_of("crossmoda2023_ukm_44_T2.nii.gz") == ("2023",)
+    assert editions_of("patient7_T2.nii.gz") == ()
+
+
+def test_london_and_tilburg_together_are_2022() -> None:
+    assert common_editions(["crossmoda2021_ldn_211", "patient7", "crossmoda2022_etz_210"], "here") == ("2022",)
+    assert common_editions(["crossmoda2021_ldn_211"], "here") == ("2021", "2022")
+    assert common_editions(["patient7"], "here") == ()
+
+
+def test_cases_of_several_editions_are_refused_naming_one_of_each() -> None:
+    cases = ["crossmoda2021_ldn_211", "crossmoda2022_etz_210", "crossmoda2023_etz_211"]
+    with pytest.raises(
+        CrossmodaError, match=r"here: .* crossmoda2022_etz_210 \(2022\) and crossmoda2023_etz_211 \(2023\)"
+    ):
+        common_editions(cases, "here")

@@ -139,6 +139,21 @@ def test_the_parts_of_2023_give_whole_tumour_and_boundary(tmp_path: Path) -> Non
     assert metrics["cases"][0]["vs"]["truth_volume_mm3"] == pytest.approx(72 * 0.8 * 0.7 * 1.5)
 
 
+@pytest.mark.parametrize("labels", [{"extra": 1, "intra": 2, "cochlea": 3}, {"extra": 2, "intra": 1, "cochlea": 3}])
+def test_parts_whose_boundary_moved_by_a_voxel_score_as_derived_by_hand(tmp_path: Path, labels: dict[str, int]) -> None:
+    # along x, truth: extra 2-5, intra 6-7; prediction: extra 2-4, intra 5-7. The interfaces are x = 5, 6 and x = 4, 5.
+    for folder, boundary in (("t", 6), ("p", 5)):
+        parts = np.zeros(SHAPE, dtype=np.uint8)
+        parts[2:boundary, 2:6, 2:5], parts[boundary:8, 2:6, 2:5] = labels["extra"], labels["intra"]
+        write(tmp_path / folder, "crossmoda2023_ukm_50", parts)
+    case = evaluate_folder(tmp_path / "p", tmp_path / "t", labels, labels, progress=False)["cases"][0]
+    assert case["extra"]["dice"] == pytest.approx(2 * 3 / (4 + 3))
+    assert case["intra"]["dice"] == pytest.approx(2 * 2 / (2 + 3))
+    assert (case["vs"]["dice"], case["vs"]["assd"]) == (1.0, 0.0)
+    assert case["boundary"]["assd"] == pytest.approx((0.8 + 0 + 0 + 0.8) / 4)
+    assert (case["cochlea"]["dice"], case["cochlea"]["assd"]) == (1.0, 0.0)  # nothing to find, nothing claimed
+
+
 def test_a_segmenter_of_the_whole_tumour_is_scored_on_the_split_truth() -> None:
     assert shared_structures(LABELS, EDITION_LABELS["2023"]) == ["vs", "cochlea"]
 
