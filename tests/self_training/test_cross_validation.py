@@ -379,6 +379,13 @@ def only(**configuration: Any) -> dict[str, Any]:
     return {"configurations": {"a": configuration}}
 
 
+def test_an_overlay_that_acts_before_labels_are_decided_may_be_compared(tmp_path: Path, tiny_dataset: Path) -> None:
+    settings = read_settings(write_config(tmp_path, **only(inference_overlays=["crf.yaml"])))
+    datalist = load_datalist(tiny_dataset)
+    save_datalist(tmp_path / "datalist.json", datalist)
+    require_configurations(settings, tmp_path / "datalist.json")
+
+
 CONFIG_FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "network": (
         only(settings={"network_def": {"_target_": "DynUNett"}}),
