@@ -223,9 +223,15 @@ class TrustVoxels(Rule):
         kept = sure >= np.float32(self.least)
         text = (
             f"{1 - kept.mean():.1%} of all voxels and {_share(~kept, labelled)} of the structures' ignored: "
-            f"confidence by {_told(self.source)} below {self.least:.3f}"
+            f"{_limit(self.source, self.least)}"
         )
         return candidate.trusting(kept.astype(np.float32), text)
+
+
+def _limit(source: str, least: float) -> str:
+    if source == "confidence":
+        return f"probability below {least:.3f}"
+    return f"{_told(source)} above {1 - least:.3f}"
 
 
 def _share(ignored: np.ndarray, within: np.ndarray) -> str:
