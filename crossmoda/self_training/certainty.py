@@ -129,14 +129,14 @@ class WeightByUncertainty(Rule):
     - linear: ``1 - (1 - least_weight) * v``,
     - exponential: ``least_weight ** v``, which falls fastest where doubt begins.
 
-    Both are 1 at ``low`` and ``least_weight`` at ``high``. ``WeightByCertainty`` is the linear one from 0 to 1.
+    Both are 1 at ``low`` and ``least_weight`` at ``high``. ``WeightByCertainty`` is the linear one down to 0.
 
     Args:
         form: "linear" or "exponential".
         least_weight: above 0 to 1.
-        low: uncertainty of full weight; by default that of the surest case.
-        high: uncertainty of the least weight; by default that of the least sure case. Where no case is less sure than
-            another, all have full weight.
+        low: uncertainty of full weight; None for that of the surest case.
+        high: uncertainty of the least weight; None for that of the least sure case, which then has the least weight
+            however sure it is. Where no case is less sure than another, all have full weight.
         source: as of ``RejectMostUncertain``.
 
     Raises:
@@ -145,8 +145,8 @@ class WeightByUncertainty(Rule):
 
     form: str = "linear"
     least_weight: float = 0.1
-    low: float | None = None
-    high: float | None = None
+    low: float | None = 0.0
+    high: float | None = 1.0
     source: str = "uncertainty"
 
     def __post_init__(self) -> None:

@@ -63,11 +63,11 @@ def test_weight_falls_from_low_to_high(form: str, uncertainty: float, weight: fl
     assert after.reasons == (expected,)
 
 
-def test_low_and_high_are_those_of_the_cases_where_they_are_not_given() -> None:
+def test_low_and_high_are_those_of_the_cases_where_they_are_none() -> None:
     scores = {"uncertainty": {"a": 0.2, "b": 0.4, "c": 0.3}}
-    rule = WeightByUncertainty(least_weight=0.5).prepare(Cohort(scores))
+    rule = WeightByUncertainty(least_weight=0.5, low=None, high=None).prepare(Cohort(scores))
     assert [rule(candidate(value)).weight for value in (0.2, 0.3, 0.4)] == pytest.approx([1.0, 0.75, 0.5])
-    same = WeightByUncertainty().prepare(Cohort({"uncertainty": {"a": 0.3, "b": 0.3}}))
+    same = WeightByUncertainty(low=None, high=None).prepare(Cohort({"uncertainty": {"a": 0.3, "b": 0.3}}))
     assert same(candidate(0.3)).weight == 1
     both = rule(rule(candidate(0.4)))
     assert both.weight == pytest.approx(0.25)  # weights multiply
