@@ -29,7 +29,7 @@ PASSED = "passed"
 # Which overlay of the segmentation bundle writes what rules read: NAME.json {case: ...}, or maps <case>_NAME.nii.gz.
 WRITTEN_BY = {
     "uncertainty": "uncertainty.yaml",
-    "mutual_information": "ensemble.yaml",
+    "mutual_information": "mutual_information.yaml",
     "disagreement": "votes.yaml",
     "confidence": "confidence.yaml",
     "crf_agreement": "crf.yaml and crf_agreement.yaml",

@@ -39,8 +39,8 @@ class RejectMostUncertain(Rule):
     Args:
         fraction: from 0 (none) to below 1.
         threshold: filled in by ``prepare``.
-        source: what is ranked: "uncertainty" (of mirrored copies or an ensemble), "mutual_information" (how far an
-            ensemble's members disagree) or "disagreement" (of votes).
+        source: what is ranked: "uncertainty" (of the average over mirrored copies, or an ensemble's members),
+            "mutual_information" (how far these disagree) or "disagreement" (of votes).
     """
 
     fraction: float = 0.1

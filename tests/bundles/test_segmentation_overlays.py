@@ -29,6 +29,7 @@ CASES = ("ldn_1", "own.name")
 OVERLAYS = (
     "uncertainty",
     "ensemble",
+    "mutual_information",
     "confidence",
     "crf",
     "crf_agreement",
@@ -214,6 +215,20 @@ def test_folds_are_looked_for_where_the_header_says(configs: Path, images: Path,
     assert str(tmp_path / "models" / "fold_0" / "model.pt") in str(find_user_error(caught.value))
 
 
+def test_mirrored_copies_that_say_the_same_share_no_information(
+    configs: Path, images: Path, weights: Path, tmp_path: Path
+) -> None:
+    for names in (("uncertainty",), ("uncertainty", "mutual_information")):
+        predict(configs, images, tmp_path / names[-1], *names, weights=weights)
+    found = tmp_path / "mutual_information" / "uncertainty"
+    assert set(read_json(found / "mutual_information.json").values()) == {0.0}
+    image = nib.load(found / "ldn_1_mutual_information.nii.gz")
+    np.testing.assert_allclose(image.affine, AFFINE, atol=1e-4)
+    assert not image.get_fdata().any()
+    plain = nib.load(tmp_path / "uncertainty" / "uncertainty" / "ldn_1_uncertainty.nii.gz")
+    np.testing.assert_array_equal(nib.load(found / "ldn_1_uncertainty.nii.gz").get_fdata(), plain.get_fdata())
+
+
 # --- Overlays together ---
 
 
@@ -276,6 +291,7 @@ OF_ONE_MODEL = [
     "anatomy refine evaluate",
     "confidence ensemble crf_agreement crf anatomy",
     "uncertainty crf crf_agreement confidence",
+    "uncertainty mutual_information crf anatomy",
     "votes crf crf_agreement confidence evaluate",
 ]
 
@@ -305,6 +321,7 @@ def test_overlays_combine(
         "anatomy": "anatomy.json",
         "votes": "disagreement.json",
         "uncertainty": "uncertainty/uncertainty.json",
+        "mutual_information": "uncertainty/mutual_information.json",
         "confidence": "uncertainty/confidence.json",
         "crf_agreement": "crf_agreement.json",
     }
@@ -322,6 +339,7 @@ def test_overlays_combine(
         ("votes uncertainty", "name votes.yaml after uncertainty.yaml"),  # whose inferer takes the place of the votes'
         ("votes ensemble", "set hard_votes true"),
         ("ensemble uncertainty", "give the inferer keep_mutual_information"),
+        ("mutual_information uncertainty", "give the inferer keep_mutual_information"),
         ("crf_agreement", "there is no random field to measure"),
         ("merge inference_nnunet", "name it right after inference.yaml"),
     ],

@@ -175,7 +175,9 @@ def test_a_measurement_that_is_missing_is_named_with_its_remedy() -> None:
     candidate = Candidate("case_7", np.ones((3, 3, 3), np.uint8), ("vs",), 0.1)
     with pytest.raises(CrossmodaError, match=r"case_7: its prediction has no 'confidence'.*add confidence\.yaml"):
         self_training.RequireProbability()(candidate)
-    with pytest.raises(CrossmodaError, match=r"case_7: its prediction has no 'mutual_information'.*add ensemble\.yaml"):
+    with pytest.raises(
+        CrossmodaError, match=r"case_7: its prediction has no 'mutual_information'.*add mutual_information\.yaml"
+    ):
         self_training.TrustVoxels(source="mutual_information")(candidate)
 
 
