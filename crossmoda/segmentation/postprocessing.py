@@ -8,6 +8,7 @@ from typing import Any
 from monai.transforms import Compose
 
 from crossmoda.errors import CrossmodaError
+from crossmoda.segmentation.agreement import MeasureAgreementd
 from crossmoda.segmentation.merging import MergeStructuresd
 
 Step = Callable[..., Any]
@@ -22,6 +23,9 @@ def compose_steps(
     remove_small: Step | None = None,
     refine: Step | None = None,
     check_anatomy: Step | None = None,
+    keep_confidence: Step | None = None,
+    measure_confidence: Step | None = None,
+    measure_agreement: MeasureAgreementd | None = None,
 ) -> Compose:
     """Return a bundle's postprocessing with the steps that overlays add, in this order whatever that of the files.
 
@@ -37,13 +41,20 @@ def compose_steps(
         remove_small: before ``keep_one_tumour``, so that no speck of a cochlea draws the choice to it.
         refine: after ``keep_one_tumour``, since borders are redrawn of what is kept.
         check_anatomy: after that.
+        keep_confidence: before the votes and the field, which change how sure the network itself is.
+        measure_confidence: last, of what is saved.
+        measure_agreement: measures how far the random field changes the decision.
 
     Raises:
-        CrossmodaError: the list lacks ``decide`` or ``keep_one_tumour``.
+        CrossmodaError: the list lacks ``decide`` or ``keep_one_tumour``, or there is no random field to measure.
     """
+    if measure_agreement is not None:
+        if random_field is None:
+            raise CrossmodaError("crf_agreement.yaml: there is no random field to measure; name crf.yaml, too")
+        random_field = measure_agreement.around(random_field)
     around = {
-        id(decide): [votes, random_field, decide],
-        id(keep_one_tumour): [remove_small, keep_one_tumour, refine, check_anatomy],
+        id(decide): [keep_confidence, votes, random_field, decide],
+        id(keep_one_tumour): [remove_small, keep_one_tumour, refine, check_anatomy, measure_confidence],
     }
     if not around.keys() <= {id(step) for step in transforms}:
         raise CrossmodaError("postprocessing::transforms lacks '@decide' or '@keep_one_tumour'; list both")

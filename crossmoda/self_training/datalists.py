@@ -18,6 +18,9 @@ def content_hash(items: Sequence[Mapping[str, Any]], keys: Sequence[str] = ("ima
     described = []
     for item in items:
         entry = {key: item.get(key) for key in ("case", "site", "view", "weight", "labels")}
+        if "label" in keys:  # how far a label is trusted, by voxel and by structure, decides what is learnt of it
+            entry |= {"confidence": sha256_of(item["confidence"])} if item.get("confidence") else {}
+            entry |= {"structure_weights": item["structure_weights"]} if item.get("structure_weights") else {}
         described.append(entry | {key: sha256_of(item[key]) for key in keys if item.get(key)})
     return hash_of(described)
 

@@ -27,9 +27,10 @@ from crossmoda.engines.weights import versions
 from crossmoda.errors import CrossmodaError
 from crossmoda.files import read_json, remove_leavings, write_json, write_text
 from crossmoda.self_training.blending import TumourBlending
-from crossmoda.self_training.selection import Rule
+from crossmoda.self_training.candidates import Rule
+from crossmoda.self_training.labelling import FATES, LABEL_SUFFIX, accepted, why_left_out
 from crossmoda.self_training.steps import StepFolder
-from crossmoda.self_training.work import LABEL_SUFFIX, BundleUse, Work, describe
+from crossmoda.self_training.work import BundleUse, Work, describe
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +58,8 @@ class SelfTrainingLoop(Engine):
             only.
         pseudo_hrt2_weights: of each translated scan in the loss, beside pseudo-labelled real ones: in round 1, 2, ...;
             the last one also in all further rounds. At 0 a round learns from the real scans alone, unless fewer than
-            half of them have a label: then the translated ones count fully.
+            half of them have a label: then the translated ones count fully. Where none has one, a round of weight 0
+            stops, and others learn from the translated scans alone, with a warning.
         studies: folder of a MONAI Label datastore whose reviewed labels each new round takes over; by default
             ``output_dir/review``, if there.
         train_handlers: attached in order; ignite or MONAI handlers.
@@ -147,12 +149,19 @@ class SelfTrainingLoop(Engine):
         return [{"round": number, "metrics": metrics, "loss": history["series"]["loss"][-1]}]
 
     def pseudo_hrt2_weight(self, number: int, target: Sequence[Mapping[str, Any]]) -> float:
-        """Return the weight of translated scans in a round's loss: 1 where there is too little else to learn from."""
+        """Return the weight of translated scans in a round's loss: 1 where there is too little else to learn from.
+
+        Raises:
+            CrossmodaError: no real scan has a label, and the round's weight is 0: there is nothing that the recipe
+                would learn from, and translated scans alone would repeat round 0.
+        """
         if number == 0:
             return 1.0
         weight = self.pseudo_hrt2_weights[min(number, len(self.pseudo_hrt2_weights)) - 1]
-        kept = sum(bool(item.get("label")) and item.get("weight", 1) > 0 for item in target)
-        if weight == 0 and (kept == 0 or 2 * kept < len(target)):
+        kept = accepted(target)
+        if kept == 0:
+            self._tell_that_none_is_accepted(number, target, weight)
+        elif weight == 0 and 2 * kept < len(target):
             logger.warning(
                 "round %d: %d of %d real scans have a label; the translated scans count fully",
                 number,
@@ -161,6 +170,20 @@ class SelfTrainingLoop(Engine):
             )
             return 1.0
         return weight
+
+    def _tell_that_none_is_accepted(self, number: int, target: Sequence[Mapping[str, Any]], weight: float) -> None:
+        """Say which rules left all cases out and what to do; go on only where translated scans are learnt from."""
+        told = (
+            f"round {number}: none of {len(target)} pseudo-labels is accepted; left out by {why_left_out(target)}; "
+            f"each case's reason is in {self.folder(number).path / 'pseudo_labels' / FATES}"
+        )
+        remedy = "loosen these rules, train the segmenter longer, or review labels"
+        if weight == 0:
+            raise CrossmodaError(
+                f"{told}. This round would learn from real scans alone: {remedy}, or give the round a weight above 0 "
+                "in pseudo_hrt2_weights"
+            )
+        logger.warning("%s. It learns from translated scans alone, as round 0 did: %s", told, remedy)
 
     def _publish(self, folder: StepFolder, number: int, metrics: Mapping[str, Any] | None) -> None:
         """Make this round the run's current one: what is served, and what is reported."""

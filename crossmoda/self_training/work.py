@@ -7,11 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from crossmoda.data.datalist import load_datalist, save_datalist
-from crossmoda.data.volumes import read_volume, same_grid, write_volume
 from crossmoda.engines import seed_everything
 from crossmoda.errors import CrossmodaError
 from crossmoda.evaluation.aggregate import evaluate_folder
@@ -19,21 +17,20 @@ from crossmoda.files import hash_of, read_json, sha256_of, write_json
 from crossmoda.labels import model_labels
 from crossmoda.self_training.blending import TumourBlending
 from crossmoda.self_training.bundles import BundleUse
+from crossmoda.self_training.candidates import Rule
 from crossmoda.self_training.datalists import (
     Item,
     blended_items,
     content_hash,
     pseudo_hrt2_items,
-    pseudo_label_item,
     with_truth,
 )
-from crossmoda.self_training.frozen_reviews import freeze_reviews, read_frozen_reviews
-from crossmoda.self_training.selection import Candidate, Rule, apply_rules
+from crossmoda.self_training.frozen_reviews import freeze_reviews
+from crossmoda.self_training.labelling import LABEL_SUFFIX, Labelling, require_measured, require_trust_read
 from crossmoda.self_training.steps import Step, StepFolder
 from crossmoda.translation.tumour_blending import PLAN
 
 PSEUDO_HRT2_SUFFIX = "_hrT2.nii.gz"
-LABEL_SUFFIX = "_Label.nii.gz"
 
 
 @dataclass(frozen=True)
@@ -113,7 +110,7 @@ class Work:
         folder.do(Step(output, (output,), work, config, {"weights": weights}))
 
     def require_fit(self) -> None:
-        """Find what would stop the views' translations or the blending before anything is trained."""
+        """Find what would stop the views' translations, the rules or the blending before anything is trained."""
         for view, use in self.views.items():
             owner = use.weights_of
             if owner is not None and (owner not in self.views or self.views[owner].weights_of is not None):
@@ -121,6 +118,11 @@ class Work:
                 raise CrossmodaError(
                     f"view '{view}' uses the translator of '{owner}', which trains none; name one of {trained}"
                 )
+        needs = [rule.needs() for rule in self.rules]
+        if any(need.measures or need.maps for need in needs):
+            require_measured(self.rules, self.segmenter.config("inference"))
+        if any(need.trust for need in needs):
+            require_trust_read(self.rules, self.segmenter.config("train"))
         if self.blending is not None:
             learnt = (self.run / "round_0" / "singan" / "model.json").is_file()
             self.blending.require_fit(self.dataset_file, self.datalist["labels"], learnt)
@@ -183,24 +185,23 @@ class Work:
 
     def pseudo_labels(self, folder: StepFolder, previous: StepFolder, number: int) -> list[Item]:
         """Turn the former round's predictions into labels, reviewed ones first, and return the target items."""
-        inputs = {
-            "predictions": previous.path / "predictions",
-            "uncertainty": previous.path / "uncertainty" / "uncertainty.json",
-            "reviewed": folder.path / "reviewed",
-        }
-        rules = [describe(rule) for rule in self.rules]
-        config = {
-            "rules": rules,
-            "structures": list(self.structures),
-            "data": content_hash(self.items("target"), keys=("image",)),
-        }
+        labelling = Labelling(
+            targets=self.items("target"),
+            source=self.items("source"),
+            structures=self.structures,
+            rules=self.rules,
+            predictions=previous.path / "predictions",
+            uncertainty=previous.path / "uncertainty",
+            reviewed=folder.path / "reviewed",
+        )
+        config = labelling.config([describe(rule) for rule in self.rules])
         model = previous.path / "segmenter" / "model.pt"
 
         def work(place: Path) -> None:
-            self._label_targets(place / "pseudo_labels", inputs)
+            labelling.write(place / "pseudo_labels")
 
-        folder.do(Step("pseudo_labels", ("pseudo_labels",), work, config, inputs))
-        return self._target_items(folder, {"round": number - 1, "model": sha256_of(model)})
+        folder.do(Step("pseudo_labels", ("pseudo_labels",), work, config, labelling.inputs()))
+        return labelling.items(folder.path / "pseudo_labels", {"round": number - 1, "model": sha256_of(model)})
 
     def write_datalist(self, folder: StepFolder, source: Sequence[Item], target: Sequence[Item]) -> None:
         """Write what a segmenter of this folder learns from and is validated on, unless it is there already."""
@@ -295,53 +296,6 @@ class Work:
         sidecar = place / output / "model.json"
         made = {"config_hash": hash_of(config["train"]), "data_hash": config["data"], **info}
         write_json(sidecar, {**read_json(sidecar), **made})
-
-    def _label_targets(self, output: Path, inputs: Mapping[str, Path]) -> None:
-        """Write ``<case>_Label.nii.gz`` for every target case that has a label, and ``fates.json`` for all."""
-        scores = read_json(inputs["uncertainty"])
-        reviews = read_frozen_reviews(inputs["reviewed"])
-        images = {item["case"]: item["image"] for item in self.items("target")}
-        targets = list(images)
-        rules = [rule.prepare({case: scores[case] for case in targets}) for rule in self.rules]
-        output.mkdir(parents=True, exist_ok=True)
-        fates: dict[str, Any] = {}
-        for case in targets:
-            if case in reviews:
-                fates[case] = reviews[case].fate()
-                if (reviewed := reviews[case].label) is not None:
-                    volume = read_volume(reviewed)
-                    write_volume(output / f"{case}{LABEL_SUFFIX}", volume.array, volume.affine, dtype=np.uint8)
-                continue
-            volume = read_volume(inputs["predictions"] / f"{case}{LABEL_SUFFIX}")
-            x, y, z = (float(size) for size in volume.spacing_mm)
-            label = volume.array.astype(np.uint8)
-            scan = read_volume(images[case])
-            if not same_grid(scan, volume):  # the rules compare label and scan voxel by voxel
-                raise CrossmodaError(f"{images[case]}: not on the grid of its predicted label; restore the scan")
-            candidate = Candidate(case, label, tuple(self.structures), float(scores[case]), (x, y, z), scan.array)
-            candidate = apply_rules(candidate, rules)
-            write_volume(output / f"{case}{LABEL_SUFFIX}", candidate.label, volume.affine, dtype=np.uint8)
-            fates[case] = {
-                "status": "pseudo",
-                "weight": candidate.weight,
-                "uncertainty": candidate.uncertainty,
-                "reasons": list(candidate.reasons),
-            }
-        write_json(output / "fates.json", fates)
-
-    def _target_items(self, folder: StepFolder, maker: Mapping[str, Any]) -> list[Item]:
-        labels = folder.path / "pseudo_labels"
-        fates = read_json(labels / "fates.json")
-        items = []
-        for item in self.items("target"):
-            fate = dict(fates[item["case"]])
-            weight = fate.pop("weight")
-            path = labels / f"{item['case']}{LABEL_SUFFIX}"
-            if path.is_file():
-                items.append(pseudo_label_item(item, path, self.structures, weight, {**maker, **fate}))
-            else:
-                items.append({**item, "weight": 0.0, "provenance": {**maker, **fate}})
-        return items
 
 
 def holds(path: Path, datalist: Mapping[str, Any]) -> bool:

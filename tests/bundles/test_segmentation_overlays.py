@@ -26,7 +26,19 @@ BUNDLE = "vs_cochlea_hrt2_segmentation"
 SHAPE = (44, 36, 12)
 AFFINE = np.array([[-0.8, 0, 0, 7], [0, 0.9, 0, -11], [0, 0, 1.5, 13], [0, 0, 0, 1]])  # the first axis runs to the left
 CASES = ("ldn_1", "own.name")
-OVERLAYS = ("uncertainty", "ensemble", "crf", "votes", "merge", "refine", "anatomy", "evaluate")
+OVERLAYS = (
+    "uncertainty",
+    "ensemble",
+    "mutual_information",
+    "confidence",
+    "crf",
+    "crf_agreement",
+    "votes",
+    "merge",
+    "refine",
+    "anatomy",
+    "evaluate",
+)
 VS_LEVEL, COCHLEA_LEVEL = 1.75, 3.0  # raw signal at which one structure begins; head 1, VS 2.5, cochlea 3.5
 SETTINGS: dict[str, Any] = {
     "spacing": [0.8, 0.9, 1.5],
@@ -203,6 +215,20 @@ def test_folds_are_looked_for_where_the_header_says(configs: Path, images: Path,
     assert str(tmp_path / "models" / "fold_0" / "model.pt") in str(find_user_error(caught.value))
 
 
+def test_mirrored_copies_that_say_the_same_share_no_information(
+    configs: Path, images: Path, weights: Path, tmp_path: Path
+) -> None:
+    for names in (("uncertainty",), ("uncertainty", "mutual_information")):
+        predict(configs, images, tmp_path / names[-1], *names, weights=weights)
+    found = tmp_path / "mutual_information" / "uncertainty"
+    assert set(read_json(found / "mutual_information.json").values()) == {0.0}
+    image = nib.load(found / "ldn_1_mutual_information.nii.gz")
+    np.testing.assert_allclose(image.affine, AFFINE, atol=1e-4)
+    assert not image.get_fdata().any()
+    plain = nib.load(tmp_path / "uncertainty" / "uncertainty" / "ldn_1_uncertainty.nii.gz")
+    np.testing.assert_array_equal(nib.load(found / "ldn_1_uncertainty.nii.gz").get_fdata(), plain.get_fdata())
+
+
 # --- Overlays together ---
 
 
@@ -247,6 +273,8 @@ MERGED = [
     "merge votes",
     "crf merge anatomy",
     "merge crf evaluate",
+    "confidence merge anatomy",
+    "merge confidence",
 ]
 OF_ONE_MODEL = [
     "ensemble evaluate",
@@ -261,6 +289,10 @@ OF_ONE_MODEL = [
     "crf anatomy evaluate",
     "refine anatomy",
     "anatomy refine evaluate",
+    "confidence ensemble crf_agreement crf anatomy",
+    "uncertainty crf crf_agreement confidence",
+    "uncertainty mutual_information crf anatomy",
+    "votes crf crf_agreement confidence evaluate",
 ]
 
 
@@ -285,7 +317,14 @@ def test_overlays_combine(
         assert all(float(rows[f"{name}_dice"]) > 0.95 for name in ("vs", "cochlea"))
     else:
         assert (label(tmp_path) != expected()).mean() < (0.01 if {"crf", "refine"} & set(names) else 1e-9)
-    reports = {"anatomy": "anatomy.json", "votes": "disagreement.json", "uncertainty": "uncertainty/uncertainty.json"}
+    reports = {
+        "anatomy": "anatomy.json",
+        "votes": "disagreement.json",
+        "uncertainty": "uncertainty/uncertainty.json",
+        "mutual_information": "uncertainty/mutual_information.json",
+        "confidence": "uncertainty/confidence.json",
+        "crf_agreement": "crf_agreement.json",
+    }
     for path in (path for name, path in reports.items() if name in names):
         assert sorted(read_json(tmp_path / path)) == sorted(CASES)
     if "anatomy" in names:  # of all structures, also those of the other model
@@ -300,6 +339,8 @@ def test_overlays_combine(
         ("votes uncertainty", "name votes.yaml after uncertainty.yaml"),  # whose inferer takes the place of the votes'
         ("votes ensemble", "set hard_votes true"),
         ("ensemble uncertainty", "give the inferer keep_mutual_information"),
+        ("mutual_information uncertainty", "give the inferer keep_mutual_information"),
+        ("crf_agreement", "there is no random field to measure"),
         ("merge inference_nnunet", "name it right after inference.yaml"),
     ],
 )
@@ -356,6 +397,53 @@ def test_the_conditional_random_field_leaves_the_network_s_uncertainty(
         predict(configs, images, tmp_path / names[-1], *names, weights=weights)
     found = [read_json(tmp_path / name / "uncertainty" / "uncertainty.json") for name in ("uncertainty", "crf")]
     assert found[0] == found[1]
+
+
+def test_agreement_with_the_conditional_random_field_is_the_dice_of_what_it_changes(
+    configs: Path, images: Path, weights: Path, tmp_path: Path
+) -> None:
+    settings: dict[str, Any] = {
+        "weights": weights,
+        "smoothness_std": [2, 2, 2],
+        "bilateral_weight": 0,
+        "smoothness_weight": 9,
+        "keep_one_tumour": {"_target_": "Identityd", "keys": "pred"},
+    }
+    plain = label(
+        predict(configs, images, tmp_path / "plain", weights=weights, keep_one_tumour=settings["keep_one_tumour"])
+    )
+    smooth = label(predict(configs, images, tmp_path / "field", "crf", "crf_agreement", **settings))
+    found = read_json(tmp_path / "field" / "crf_agreement.json")["ldn_1"]
+    for name, number in (("vs", 1), ("cochlea", 2)):
+        first, second = plain == number, smooth == number
+        assert found[name] == pytest.approx(2 * (first & second).sum() / (first.sum() + second.sum()), abs=1e-5)
+    assert found["vs"] < 1  # the speck is gone
+
+
+# --- Confidence ---
+
+
+def test_confidence_is_the_probability_of_what_was_decided(
+    configs: Path, images: Path, members: list[str], tmp_path: Path
+) -> None:
+    predict(configs, images, tmp_path, "ensemble", "confidence", members=members, hard_votes=True)
+    image = nib.load(tmp_path / "uncertainty" / "ldn_1_confidence.nii.gz")
+    np.testing.assert_allclose(image.affine, AFFINE, atol=1e-4)
+    values, scan = image.get_fdata(), patient(0)
+    np.testing.assert_allclose(values[np.abs(scan - 1) < 0.2], 2 / 3, atol=1e-3)  # one member calls the head VS
+    np.testing.assert_allclose(values[np.abs(scan) < 0.2], 1, atol=1e-3)
+    figures = read_json(tmp_path / "uncertainty" / "confidence.json")["ldn_1"]
+    assert figures["cochlea"] == pytest.approx({"mean": 1, "max": 1}, abs=1e-3)
+    assert figures["vs"] == pytest.approx({"mean": 1, "max": 1}, abs=1e-3)
+
+
+def test_confidence_of_a_merged_label_map_is_told_of_the_model_s_own_structures(
+    configs: Path, images: Path, network: Any, other: Path, tmp_path: Path
+) -> None:
+    cochlea = network(tmp_path / "cochlea.pt", COCHLEA_LEVEL)
+    settings: dict[str, Any] = {"channels": 2, "weights": cochlea, "other_dir": other}
+    predict(configs, images, tmp_path / "out", "merge", "confidence", **settings)
+    assert list(read_json(tmp_path / "out" / "uncertainty" / "confidence.json")["ldn_1"]) == ["cochlea"]
 
 
 # --- Merging ---

@@ -130,6 +130,8 @@ class FakeRun:
             folder / "datalist.json",
             {"edition": "2021", "labels": LABELS, "source": [], "target": target, "validation": validation},
         )
+        if number:
+            write_json(folder / "pseudo_labels" / "fates.json", dict(map(self._fate, range(len(self.targets)))))
         step = {"key": "0", "seconds": 12.5 * (number + 1), "finished": f"2026-01-0{number + 1}T10:00:00+00:00"}
         write_json(folder / "manifest.json", {"steps": {"segmenter": step}})
 
@@ -146,6 +148,18 @@ class FakeRun:
             "weight": 0.8,
             "provenance": {"round": 1, "model": "segmenter", "status": status},
         }
+
+    def _fate(self, index: int) -> tuple[str, dict]:
+        near = {"rule": "RequireNear", "effect": "passed", "text": "vs 3.0 mm from the nearest cochlea"}
+        far = {"rule": "RequireNear", "effect": "left out", "text": "vs 12.0 mm from the nearest cochlea"}
+        weighted = {"rule": "WeightByCertainty", "effect": "weighted", "text": "uncertainty 0.200: weight times 0.800"}
+        kinds = (
+            {"status": "pseudo", "weight": 0.8, "rules": [near, weighted], "structure_weights": {"cochlea": 0.0}},
+            {"status": "corrected", "weight": 1.0, "reasons": ["corrected by a clinician"]},
+            {"status": "flagged", "weight": 0.0, "reasons": ["flagged by a clinician, left out"]},
+            {"status": "pseudo", "weight": 0.0, "rules": [far]},
+        )
+        return self.targets[index], dict(kinds[index % 4])
 
     def image_of(self, case: str) -> Path:
         """The hrT2 of a case."""

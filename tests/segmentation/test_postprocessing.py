@@ -8,7 +8,15 @@ from crossmoda.segmentation.inferers import FlipAveragingInferer, require_hard_v
 from crossmoda.segmentation.merging import MergeStructuresd
 from crossmoda.segmentation.postprocessing import compose_steps, require_unmerged, written_structures
 
-ADDED = ("votes", "random_field", "remove_small", "refine", "check_anatomy")
+ADDED = (
+    "keep_confidence",
+    "votes",
+    "random_field",
+    "remove_small",
+    "refine",
+    "check_anatomy",
+    "measure_confidence",
+)
 
 
 class Step:
@@ -29,7 +37,8 @@ def order(*added, listed=("load", "decide", "keep", "save")):
 
 def test_added_steps_stand_before_and_after_the_decision_and_the_choice():
     assert order() == "load decide keep save"
-    everything = "load votes random_field decide remove_small keep refine check_anatomy save"
+    everything = "load keep_confidence votes random_field decide remove_small keep refine check_anatomy "
+    everything += "measure_confidence save"
     assert order(*ADDED) == order(*reversed(ADDED)) == everything
     assert order("refine", listed=("decide", "measure", "keep")) == "decide measure keep refine"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
 import sqlite3
@@ -137,18 +138,22 @@ def test_a_changed_rule_redoes_what_depends_on_it_and_nothing_else(run: Path, ti
     }
 
 
-def test_translated_scans_count_fully_where_no_real_scan_has_a_label(
-    run: Path, tiny_dataset: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_round_of_real_scans_alone_stops_where_no_pseudo_label_is_accepted(run: Path, tiny_dataset: Path) -> None:
     rules = [  # two structures, yet nearer than two voxels can be
         {"_target_": "crossmoda.self_training.RequireStructures"},
         {"_target_": "crossmoda.self_training.RequireNear", "distance_mm": 1e-3},
     ]
-    run_tiny(tiny_dataset, run, rules=rules, pseudo_hrt2_weights=[0.0])
-    datalist = load_datalist(run / "round_1" / "datalist.json")
-    assert not any(item.get("label") for item in datalist["target"] if item.get("weight", 1) > 0)
-    assert [item["weight"] for item in datalist["source"]] == [1.0, 1.0]
-    assert "round 1: 0 of 2 real scans have a label" in caplog.text
+    before = steps(run)
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - MONAI wraps the error, its cause is checked
+        run_tiny(tiny_dataset, run, rules=rules, pseudo_hrt2_weights=[0.0])
+    message = str(find_user_error(caught.value))
+    assert re.search(r"round 1: none of 2 pseudo-labels is accepted; left out by Require\w+ [12] \(e\.g\. ", message)
+    assert "loosen these rules" in message
+    assert "\n" not in message
+    assert {name for name, value in steps(run).items() if value != before.get(name)} == {"round_1/pseudo_labels"}
+    assert {fate["fate"] for fate in read_json(run / "round_1" / "pseudo_labels" / "fates.json").values()} == {
+        "left out"
+    }
 
 
 @pytest.mark.parametrize("weights", [[], [0.5, -0.1], -1, [float("nan")], ["much"]])
@@ -167,14 +172,49 @@ def test_a_case_that_the_user_weighted_keeps_its_weight_in_every_round() -> None
     assert [item["weight"] for item in items] == [0.15, 0.3]
 
 
-@pytest.mark.parametrize(("kept", "weight"), [(0, 1.0), (1, 1.0), (2, 0.0), (4, 0.0)])
+def targets(kept: int) -> list[dict[str, Any]]:
+    """Return four target items of which the first few have a label that is learnt from, and the others a reason."""
+    finding = {"rule": "RequireNear", "effect": "left out", "text": "vs 23.0 mm from the nearest cochlea"}
+    provenance = {"status": "pseudo", "rules": [finding]}
+    weights = [0.7 if number < kept else 0.0 for number in range(4)]
+    return [
+        {"case": str(n), "label": "x", "weight": weight, "provenance": provenance} for n, weight in enumerate(weights)
+    ]
+
+
+@pytest.mark.parametrize(("kept", "weight"), [(1, 1.0), (2, 0.0), (4, 0.0)])
 def test_translated_scans_step_in_where_fewer_than_half_of_the_real_ones_have_a_label(
     finished: Path, kept: int, weight: float
 ) -> None:
     loop = load_run(finished, pseudo_hrt2_weights=0)
-    target = [{"case": str(n), **({"label": "x", "weight": 0.7} if n < kept else {})} for n in range(4)]
-    assert loop.pseudo_hrt2_weight(1, target) == weight
-    assert loop.pseudo_hrt2_weight(0, target) == 1.0
+    assert loop.pseudo_hrt2_weight(1, targets(kept)) == weight
+    assert loop.pseudo_hrt2_weight(0, targets(kept)) == 1.0
+
+
+def test_without_any_accepted_pseudo_label_only_a_round_that_weighs_translated_scans_goes_on(
+    finished: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    told = r"none of 4 pseudo-labels is accepted; left out by RequireNear 4 \(e\.g\. vs 23\.0 mm"
+    assert load_run(finished, pseudo_hrt2_weights=0.3).pseudo_hrt2_weight(1, targets(0)) == 0.3
+    assert re.search(rf"round 1: {told}.*fates\.json.*translated scans alone, as round 0 did", caplog.text)
+    with pytest.raises(CrossmodaError, match=rf"round 2: {told}.*a weight above 0 in pseudo_hrt2_weights"):
+        load_run(finished, pseudo_hrt2_weights=[0.3, 0]).pseudo_hrt2_weight(2, targets(0))
+
+
+def test_what_a_rule_reads_but_nothing_writes_is_named_before_any_training(tiny_dataset: Path, tmp_path: Path) -> None:
+    for rule, named in (
+        ({"_target_": "crossmoda.self_training.RequireProbability"}, "add confidence.yaml"),
+        ({"_target_": "crossmoda.self_training.RequireAgreement"}, "add crf.yaml and crf_agreement.yaml"),
+        (
+            {"_target_": "crossmoda.self_training.TrustVoxels", "source": "uncertainty"},
+            "add variant_partial_labels.yaml",
+        ),
+        ({"_target_": "crossmoda.self_training.RequireNear", "by_structure": True}, "add variant_partial_labels.yaml"),
+    ):
+        with pytest.raises(Exception) as caught:  # noqa: PT011 - MONAI wraps the error, its cause is checked
+            run_tiny(tiny_dataset, tmp_path / "run", rules=[rule])
+        assert named in str(find_user_error(caught.value))
+        assert not (tmp_path / "run" / "round_0").exists()
 
 
 def test_a_changed_device_or_number_of_workers_redoes_nothing(run: Path, tiny_dataset: Path) -> None:

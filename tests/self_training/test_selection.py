@@ -6,6 +6,7 @@ import pytest
 from crossmoda.errors import CrossmodaError
 from crossmoda.self_training.selection import (
     Candidate,
+    Cohort,
     KeepLargestComponent,
     RefineByContrast,
     RejectMostUncertain,
@@ -135,9 +136,9 @@ def test_a_tumour_far_from_both_cochleae_is_left_out_and_millimetres_count() -> 
     label[0, 0, 0], label[0, 3, 2] = 2, 1  # 3 voxels and 2 voxels away: sqrt(3^2 + (2 * 4)^2) mm = 8.5 mm
     case = Candidate("c", label, ("vs", "cochlea"), 0.1, spacing_mm=(1.0, 1.0, 4.0))
     assert RequireNear(distance_mm=8.6)(case).weight == 1
-    rejected = RequireNear(distance_mm=8.5)(case)
+    rejected = RequireNear(distance_mm=8.4)(case)
     assert rejected.weight == 0
-    assert rejected.reasons == ("vs 9 mm from the nearest cochlea",)
+    assert rejected.reasons == ("vs 8.5 mm from the nearest cochlea, at most 8.4 mm allowed",)
 
 
 def test_nearness_to_a_structure_that_was_not_found_is_not_judged() -> None:
@@ -161,12 +162,12 @@ def test_a_distance_of_zero_is_refused() -> None:
 
 def test_the_most_uncertain_share_is_left_out() -> None:
     scores = {"a": 0.1, "b": 0.2, "c": 0.3, "d": 0.4}
-    rule = RejectMostUncertain(fraction=0.25).prepare(scores)
+    rule = RejectMostUncertain(fraction=0.25).prepare(Cohort({"uncertainty": scores}))
     assert [rule(candidate(score)).weight for score in scores.values()] == [1, 1, 1, 0]
 
 
 def test_a_quarter_of_nothing_is_nothing() -> None:
-    assert RejectMostUncertain(fraction=0.0).prepare({"a": 0.9})(candidate(0.9)).weight == 1
+    assert RejectMostUncertain(fraction=0.0).prepare(Cohort({"uncertainty": {"a": 0.9}}))(candidate(0.9)).weight == 1
 
 
 def test_weight_falls_with_uncertainty() -> None:

@@ -15,6 +15,7 @@ from crossmoda.data.volumes import read_volume, write_volume
 from crossmoda.errors import CrossmodaError
 from crossmoda.files import write_json
 from crossmoda.self_training import BundleUse, RefineByContrast, TakeAwayFluid
+from crossmoda.self_training.labelling import Labelling
 from crossmoda.self_training.steps import Step
 from crossmoda.self_training.work import Work
 
@@ -81,24 +82,17 @@ def label_target(folder: Path, axes: tuple[int, ...], flips: tuple[int, ...], sh
             affine[:, 3] += affine[:, column] * starts[column]
             affine[:, column] *= -1
     image, label = (np.flip(array, flips).transpose(axes) for array in scan_and_label())
-    for name in ("predictions", "reviewed"):
+    for name in ("predictions", "uncertainty", "reviewed"):
         (folder / name).mkdir(parents=True)
     write_volume(folder / "predictions" / "c_Label.nii.gz", label, affine, dtype=np.uint8)
     affine[0, 3] += shift_mm
     write_volume(folder / "c_hrT2.nii.gz", image, affine)
-    write_json(folder / "uncertainty.json", {"c": 0.1})
+    write_json(folder / "uncertainty" / "uncertainty.json", {"c": 0.1})
     write_json(folder / "reviewed" / "reviews.json", {})
     target = {"case": "c", "site": "x", "image": str(folder / "c_hrT2.nii.gz")}
-    datalist = {"target": [target], "source": [], "validation": [], "labels": {"vs": 1, "cochlea": 2}}
     rules = [TakeAwayFluid(), RefineByContrast()]
-    segmenter = BundleUse(root="")
-    work = Work(folder, datalist, {}, {}, segmenter, rules, ["vs", "cochlea"], 0, torch.device("cpu"))
-    inputs = {
-        "predictions": folder / "predictions",
-        "uncertainty": folder / "uncertainty.json",
-        "reviewed": folder / "reviewed",
-    }
-    work._label_targets(folder / "out", inputs)
+    places = [folder / name for name in ("predictions", "uncertainty", "reviewed")]
+    Labelling([target], [], ["vs", "cochlea"], rules, *places).write(folder / "out")
     stored = read_volume(folder / "out" / "c_Label.nii.gz").array
     return np.flip(stored.transpose(np.argsort(axes)), flips)
 

@@ -24,6 +24,7 @@ from crossmoda.evaluation.report.pictures import (
 )
 from crossmoda.evaluation.report.provenance import configuration, duration_text, facts, step_times
 from crossmoda.evaluation.report.run_folder import RunFolder
+from crossmoda.evaluation.report.selection import EFFECTS, selections
 from crossmoda.files import read_json, write_text
 from crossmoda.labels import COLOURS, FULL_NAMES, STRUCTURES
 
@@ -95,6 +96,8 @@ def _content(run: RunFolder) -> dict[str, Any]:
         "sites": _site_rows(run, scored),
         "site_names": SITE_NAMES,
         "cases": _case_rows(run, scored),
+        "selections": selections(run),
+        "effects": EFFECTS,
         "cards": uncertainty_cards(run),
         "status_names": STATUS_NAMES,
         "facts": facts(run),
