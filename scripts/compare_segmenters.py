@@ -144,10 +144,10 @@ def cost_of(training: Path, iterations_per_epoch: int) -> dict[str, Any]:
     Steps are told by the events for TensorBoard; nnU-Net writes the time of each epoch.
     """
     cost = read_json(training.parent / "cost.json") if (training.parent / "cost.json").is_file() else {}
-    events = EventAccumulator(str(training / "logs"))
-    events.Reload()
     logs = [path.read_text(encoding="utf-8") for path in training.rglob("training_log*.txt")]
-    if "loss" in events.Tags()["scalars"]:
+    if (training / "logs").is_dir():
+        events = EventAccumulator(str(training / "logs"))
+        events.Reload()
         cost["step_seconds"] = float(np.median(np.diff([event.wall_time for event in events.Scalars("loss")])))
     elif epochs := [float(seconds) for log in logs for seconds in re.findall(r"Epoch time: ([\d.]+) s", log)]:
         cost["step_seconds"] = float(np.median(epochs)) / iterations_per_epoch
