@@ -206,10 +206,13 @@ def nnunet_plans(
         "plans_name": PLANS,
         "image_reader_writer": "NibabelIO",
         "label_manager": "LabelManager",
-        "foreground_intensity_properties_per_channel": {},  # of CT alone
+        "foreground_intensity_properties_per_channel": {
+            "0": {"mean": 0.0, "std": 1.0}
+        },  # looked up, but used for CT alone
         "transpose_forward": [int(axis) for axis in forward],
         "transpose_backward": [int(axis) for axis in backward],
-        "configurations": {CONFIGURATION: made},
+        # The planner writes numpy's arrays and numbers, which no plans.json may hold.
+        "configurations": {CONFIGURATION: json.loads(json.dumps(made, default=lambda value: value.tolist()))},
     }
 
 
