@@ -86,8 +86,8 @@ def main(
     if not works:
         raise CrossmodaError(f"--only {only}: no such method; {config} has {', '.join(methods)}")
     for work in works.values():  # what is wrong with a method is found before the first is trained
-        work.segmenter.config("train")
         work.segmenter.config("inference")
+        work.segmenter.check("train", work.device, dataset_dir=str(output / "dataset.json"), output_dir=str(output))
     for name, work in works.items():
         logging.info("--- %s", name)
         teach(work, StepFolder(output / folder_name(name)))

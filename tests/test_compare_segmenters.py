@@ -18,7 +18,7 @@ SIZE: dict[str, Any] = {
         "structures": ["vs", "cochlea"],
         "spacing": [1.6, 1.6, 3.0],
         "crop_size": [48, 32],
-        "patch_size": [32, 32, 8],
+        "patch_size": [48, 32, 8],  # of 32 voxels, four halvings leave 2, which bfloat16 does not learn from
     },
     "train": {"iterations_per_epoch": 2, "max_epochs": 1, "batch_size": 1, "seed": 3},
     "inference": {},
@@ -83,3 +83,16 @@ def test_a_method_that_is_not_there_is_named_in_one_line(
     status, _, errors = compare(repository, config, tiny_dataset, tmp_path / "out", "--only", "Transformer")
     assert status != 0
     assert "Transformer: no such method" in errors.strip().splitlines()[-1]
+
+
+def test_a_method_that_cannot_be_trained_is_found_before_the_first_is(
+    repository: Path, config: Path, tiny_dataset: Path, tmp_path: Path
+) -> None:
+    settings = yaml.safe_load(config.read_text())
+    settings["methods"]["2.5D ResUNet"]["shared"]["patch_size"] = [40, 32, 8]
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text(yaml.safe_dump(settings, sort_keys=False))
+    status, _, errors = compare(repository, wrong, tiny_dataset, tmp_path / "out")
+    assert status != 0
+    assert "patch_size [40, 32, 8] does not fit network_def (ResUNet2D5)" in errors.strip().splitlines()[-1]
+    assert not (tmp_path / "out" / "dynunet").exists()

@@ -44,6 +44,47 @@ def check_network(network: nn.Module, patch_size: Sequence[int], structures: Seq
         )
 
 
+def check_bfloat16(network: nn.Module, patch_size: Sequence[int], device: torch.device | str, enabled: bool) -> None:
+    """Refuse to train in bfloat16 on the CPU what PyTorch computes wrong gradients for.
+
+    Where a map is narrower than the kernel along its first axis, the gradient of a volumetric convolution's weights
+    holds memory that nobody wrote, often NaN (PyTorch 2.15 with oneDNN 3.13 on processors with AVX-512 BF16; the output
+    and the image's own gradient are right). A stride over an axis of one voxel even damages the heap. Measured for
+    kernels of 3 and 5 and strides of 1 and 2; convolutions by channel and transposed ones are right.
+    Only patches that a network shrinks to 1 or 2 voxels meet it.
+
+    Args:
+        network: takes an image (1, 1, X, Y, Z).
+        patch_size: X, Y, Z of a patch, voxels, that ``check_network`` has accepted.
+        device: that trains.
+        enabled: whether training runs in bfloat16 (``amp``).
+
+    Raises:
+        CrossmodaError: a convolution of the network is met with such a map.
+    """
+    if not enabled or torch.device(device).type != "cpu":
+        return
+    narrow: list[str] = []
+
+    def look(convolution: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        assert isinstance(convolution, nn.Conv3d)
+        kernel, shape = convolution.kernel_size, tuple(inputs[0].shape[2:])
+        strides_over_one = any(step > 1 and size == 1 for step, size in zip(convolution.stride, shape, strict=True))
+        if convolution.groups == 1 and max(kernel) > 1 and (1 < shape[0] < kernel[0] or strides_over_one):
+            narrow.append(f"{list(shape)} voxels to a convolution of {list(kernel)}")
+
+    twin = _twin_without_data(network)
+    for module in twin.modules():
+        if isinstance(module, nn.Conv3d):
+            module.register_forward_pre_hook(look)
+    _output_shape(twin, patch_size)
+    if narrow:
+        raise CrossmodaError(
+            f"patch_size {list(patch_size)} leaves {narrow[0]}, where PyTorch's bfloat16 gradients on the CPU are "
+            "wrong; give a larger patch_size or --amp false"
+        )
+
+
 class _RefusalError(Exception):
     """A network does not take an image, in its own words."""
 

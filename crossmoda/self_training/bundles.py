@@ -27,6 +27,7 @@ PLACE_KEYS = (
     "fingerprint",
     "weights",
     "imports",
+    "initialize",
 )
 
 
@@ -39,6 +40,18 @@ def make_workflow(files: Sequence[str | Path], kind: str, **settings: Any) -> Co
         settings: overrides of the configuration's keys.
     """
     return ConfigWorkflow(config_file=[str(f) for f in files], workflow_type=kind, logging_file=False, **settings)
+
+
+def in_one_line(error: Exception, what: str) -> CrossmodaError:
+    """Return the user's error inside ``error`` if there is one; else ``what``, the innermost reason and a remedy."""
+    user_error = find_user_error(error)
+    if user_error is not None:
+        return user_error
+    root: BaseException = error
+    while root.__cause__ is not None:
+        root = root.__cause__
+    reason = " ".join(str(root).split())[:200] or type(root).__name__
+    return CrossmodaError(f"{what} ({reason}); correct its name or its arguments")
 
 
 def run_workflow(workflow: ConfigWorkflow) -> None:
@@ -114,6 +127,32 @@ class BundleUse:
         """
         root = str(Path(self.root).resolve())
         return make_workflow(self.files(kind), kind, bundle_root=root, **{**self.overrides(kind), **places})
+
+    def check(self, kind: str, device: Any, components: Sequence[str] = (), **places: Any) -> None:
+        """Build some components of a workflow, and let a training check itself as it does before it runs.
+
+        Inference is not initialised, because that looks for the weights which a training is yet to write.
+
+        Args:
+            kind: "train" or "inference".
+            device: that it would run on.
+            components: ids in its configuration, built first and named in errors.
+            places: as ``workflow`` takes them.
+
+        Raises:
+            CrossmodaError: one line that says what is wrong.
+        """
+        workflow = self.workflow(kind, device=device, **places)
+        for key in components:
+            try:
+                workflow.parser.get_parsed_content(key)
+            except Exception as error:  # whatever a component's constructor raises
+                raise in_one_line(error, f"{key} cannot be built") from error
+        try:
+            if kind == "train":
+                workflow.initialize()
+        except Exception as error:
+            raise in_one_line(error, f"{self.root}: {self.main_file(kind)} cannot be run") from error
 
     def run(self, kind: str, device: Any, **places: Any) -> None:
         """Run a workflow from beginning to end, and free its memory.

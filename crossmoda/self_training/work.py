@@ -110,7 +110,7 @@ class Work:
         folder.do(Step(output, (output,), work, config, {"weights": weights}))
 
     def require_fit(self) -> None:
-        """Find what would stop the views' translations, the rules or the blending before anything is trained."""
+        """Find what would stop views, segmenter, rules or blending before anything is trained."""
         for view, use in self.views.items():
             owner = use.weights_of
             if owner is not None and (owner not in self.views or self.views[owner].weights_of is not None):
@@ -118,6 +118,7 @@ class Work:
                 raise CrossmodaError(
                     f"view '{view}' uses the translator of '{owner}', which trains none; name one of {trained}"
                 )
+        self.segmenter.check("train", self.device, dataset_dir=str(self.dataset_file), output_dir=str(self.run))
         needs = [rule.needs() for rule in self.rules]
         if any(need.measures or need.maps for need in needs):
             require_measured(self.rules, self.segmenter.config("inference"))

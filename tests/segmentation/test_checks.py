@@ -9,7 +9,7 @@ from monai.networks.nets.mednext import create_mednext
 from torch import nn
 
 from crossmoda.errors import CrossmodaError
-from crossmoda.segmentation.checks import check_network
+from crossmoda.segmentation.checks import check_bfloat16, check_network
 from crossmoda.segmentation.resunet2d5 import ResUNet2D5
 from crossmoda.segmentation.unet2d5 import UNet2D5
 
@@ -99,3 +99,46 @@ def test_nothing_is_changed_and_no_random_number_drawn(make: Callable[[], nn.Mod
     assert all(module.training for module in network.modules())
     assert all(torch.equal(value, weights[name]) for name, value in network.state_dict().items())
     assert all(weight.device.type == "cpu" and weight.requires_grad for weight in network.parameters())
+
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(("make", "patch"), [(dynunet, [16, 32, 16]), (resunet2d5, [32, 48, 16])])
+def test_patches_that_bfloat16_would_not_learn_from_on_the_cpu_are_refused(
+    make: Callable[[], nn.Module], patch: list[int]
+) -> None:
+    network = make()
+    check_network(network, patch, NAMES)
+    with pytest.raises(CrossmodaError, match=r"leaves \[2, .*give a larger patch_size or --amp false") as caught:
+        check_bfloat16(network, patch, CPU, enabled=True)
+    assert str(caught.value).startswith(f"patch_size {patch} leaves [2, ")
+    check_bfloat16(network, patch, CPU, enabled=False)
+    check_bfloat16(network, patch, torch.device("cuda"), enabled=True)
+    check_bfloat16(network, [2 * patch[0], *patch[1:]], CPU, enabled=True)
+    assert not any(module._forward_pre_hooks for module in network.modules())
+
+
+def test_a_stride_over_one_voxel_is_refused_and_convolutions_by_channel_are_not() -> None:
+    strided = nn.Conv3d(1, 4, 3, stride=(1, 1, 2), padding=1)
+    with pytest.raises(CrossmodaError, match=r"leaves \[8, 8, 1\] voxels to a convolution of \[3, 3, 3\]"):
+        check_bfloat16(nn.Sequential(strided, nn.Upsample(size=(8, 8, 1))), [8, 8, 1], CPU, enabled=True)
+    check_bfloat16(nn.Conv3d(1, 1, 3, padding=1), [1, 8, 8], CPU, enabled=True)
+    by_channel = nn.Sequential(nn.Conv3d(1, 4, 1), nn.Conv3d(4, 4, 3, padding=1, groups=4))
+    check_bfloat16(by_channel, [2, 8, 8], CPU, enabled=True)
+
+
+@pytest.mark.parametrize(("shape", "stride"), [((4, 4, 4), 1), ((3, 2, 2), 1), ((4, 2, 2), 2)])
+def test_what_is_not_refused_has_the_gradients_of_float32(shape: tuple[int, int, int], stride: int) -> None:
+    """The memory that PyTorch hands out next is filled with NaN, so that what nobody writes is seen."""
+    convolution, image = nn.Conv3d(16, 16, 3, padding=1, stride=stride), torch.randn(2, 16, *shape)
+    check_bfloat16(nn.Sequential(nn.Conv3d(1, 16, 1), convolution, nn.Upsample(shape)), shape, CPU, enabled=True)
+    output = convolution(image)
+    upstream = torch.randn_like(output)
+    (wanted,) = torch.autograd.grad(output, convolution.weight, upstream)
+    with torch.autocast("cpu", torch.bfloat16):
+        output = convolution(image)
+    freed = [torch.full((size,), torch.nan) for size in (64, 1024, 4096, 2**14, 2**16) for _ in range(8)]
+    del freed
+    (gradient,) = torch.autograd.grad(output, convolution.weight, upstream.to(output.dtype))
+    assert torch.allclose(gradient, wanted, atol=float(wanted.abs().max()) * 0.03)

@@ -383,7 +383,7 @@ def test_an_overlay_that_acts_before_labels_are_decided_may_be_compared(tmp_path
     settings = read_settings(write_config(tmp_path, **only(inference_overlays=["crf.yaml"])))
     datalist = load_datalist(tiny_dataset)
     save_datalist(tmp_path / "datalist.json", datalist)
-    require_configurations(settings, tmp_path / "datalist.json")
+    require_configurations(settings, tmp_path / "datalist.json", torch.device("cpu"))
 
 
 CONFIG_FAULTS: dict[str, tuple[dict[str, Any], str]] = {
@@ -465,7 +465,7 @@ def test_the_file_that_comes_with_the_project_names_networks_and_postprocessings
     settings = read_settings(repository / "configs" / "cross_validation.yaml")
     assert settings.folds == 5
     assert next(iter(settings.postprocessing)) == "none"
-    require_configurations(settings, tiny_dataset)
+    require_configurations(settings, tiny_dataset, torch.device("cpu"))
 
 
 def test_an_overlay_counts_more_than_common_settings_and_a_configuration_s_own_most(tmp_path: Path) -> None:

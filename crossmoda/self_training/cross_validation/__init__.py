@@ -61,12 +61,12 @@ def cross_validate(
     datalist = load_datalist(dataset)
     require_writable(output)
     save_datalist(output / "dataset.json", datalist)
-    require_configurations(settings, output / "dataset.json")
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    require_configurations(settings, output / "dataset.json", place)
     patients = require_patients(output / "dataset.json", settings)
     warnings = [*patients.warnings, *padded_patches(settings, patients.grids)]
     for warning in warnings:
         logger.warning("%s", warning)
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     work = CrossValidation(output, output / "dataset.json", settings, patients, place)
     work.run()
     return write_results(work, warnings)

@@ -21,11 +21,10 @@ from crossmoda.data.findings import ERROR, Scan
 from crossmoda.data.folds import folds_of_cases
 from crossmoda.data.inspection import inspect
 from crossmoda.data.volumes import Grid, spacing_mm
-from crossmoda.errors import CrossmodaError, find_user_error
+from crossmoda.errors import CrossmodaError
 from crossmoda.labels import numbers_of
 from crossmoda.segmentation.cases import cases_to_learn, cases_to_validate
-from crossmoda.segmentation.checks import check_network
-from crossmoda.self_training.bundles import BundleUse
+from crossmoda.self_training.bundles import BundleUse, in_one_line
 from crossmoda.self_training.cross_validation.settings import (
     POSTPROCESSING_KEY,
     UNTOUCHED,
@@ -131,8 +130,8 @@ def _require_judges(
                 )
 
 
-def require_configurations(settings: CrossValidationSettings, datalist_file: Path) -> None:
-    """Make sure that every configuration and every post-processing can be built.
+def require_configurations(settings: CrossValidationSettings, datalist_file: Path, device: torch.device) -> None:
+    """Make sure that every configuration and every post-processing can be built and, on the device, run.
 
     Raises:
         CrossmodaError: a structure that labels cannot tell apart, a file or key that is not there, a network that does
@@ -144,14 +143,14 @@ def require_configurations(settings: CrossValidationSettings, datalist_file: Pat
         numbers_of(structure, labels)
     for name, use in settings.configurations.items():
         try:
-            _require_configuration(use, datalist_file)
+            _require_configuration(use, datalist_file, device)
         except CrossmodaError as error:
             raise CrossmodaError(f"configuration '{name}': {error}") from error
     for name, transforms in settings.postprocessing.items():
         _require_postprocessing(name, transforms, settings.structures)
 
 
-def _require_configuration(use: BundleUse, datalist_file: Path) -> None:
+def _require_configuration(use: BundleUse, datalist_file: Path, device: torch.device) -> None:
     train, inference = use.config("train"), use.config("inference")
     for key in AGREED:
         if train[key] != inference[key]:
@@ -161,30 +160,9 @@ def _require_configuration(use: BundleUse, datalist_file: Path) -> None:
         if ConfigParser(inference).get(key) != ConfigParser(plain).get(key):
             remedy = "use 'postprocessing'" if key in AFTERWARDS else "leave its overlay out"
             raise CrossmodaError(f"'{key}' is changed, but must be ensemble.yaml's for folds to be averaged; {remedy}")
-    for kind, ids in BUILT.items():
-        places = {"device": "cpu", "dataset_dir": str(datalist_file), "output_dir": str(datalist_file.parent)}
-        parser = use.workflow(kind, **places).parser
-        built = {key: _build(parser, key) for key in ids}
-        if kind == "train":
-            check_network(built["network_def"], parser.get_parsed_content("patch_size"), train["structures"])
-
-
-def _build(parser: ConfigParser, key: str) -> Any:
-    try:
-        return parser.get_parsed_content(key)
-    except Exception as error:  # whatever a component's constructor raises
-        raise _one_line(error, f"{key} cannot be built") from error
-
-
-def _one_line(error: Exception, what: str) -> CrossmodaError:
-    user_error = find_user_error(error)
-    if user_error is not None:
-        return user_error
-    root: BaseException = error
-    while root.__cause__ is not None:
-        root = root.__cause__
-    reason = " ".join(str(root).split())[:200] or type(root).__name__
-    return CrossmodaError(f"{what} ({reason}); correct its name or its arguments")
+    places = {"dataset_dir": str(datalist_file), "output_dir": str(datalist_file.parent)}
+    for kind, components in BUILT.items():
+        use.check(kind, device, components, **places)
 
 
 def build_postprocessing(transforms: Sequence[Mapping[str, Any]], structures: Sequence[str]) -> Compose:
@@ -206,7 +184,7 @@ def _require_postprocessing(name: str, transforms: Sequence[Mapping[str, Any]], 
         after = build_postprocessing(transforms, structures)({"pred": label})["pred"]
     except Exception as error:  # whatever a transform raises
         raise CrossmodaError(
-            f"post-processing '{name}': {_one_line(error, 'its transforms cannot be used on a label map')}"
+            f"post-processing '{name}': {in_one_line(error, 'its transforms cannot be used on a label map')}"
         ) from error
     if tuple(after.shape) != tuple(label.shape):
         raise CrossmodaError(
