@@ -27,7 +27,6 @@ PLACE_KEYS = (
     "fingerprint",
     "weights",
     "imports",
-    "initialize",
 )
 
 
