@@ -3,8 +3,9 @@
     python scripts/compare_segmenters.py --output_dir runs/segmenters
 
 The teacher is the truth of hrT2 scans, the judges are other hrT2 scans that no training sees. Each method is a folder
-with its weights, its predictions and what its training took; what is there already is not done again, so the command
-goes on after any interruption. OUT gets comparison.md, comparison.json and comparison.png.
+with its weights and its predictions; what is there already is not done again, so the command goes on after any
+interruption. What a training takes is measured at the end, in some steps of its own. OUT gets comparison.md,
+comparison.json and comparison.png.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # before PyTorch is imported; 
 import logging
 import multiprocessing
 import re
+import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +48,7 @@ from crossmoda.translation.evaluation_pictures import Picture, draw_slice
 BUNDLE = "bundles/vs_cochlea_hrt2_segmentation"
 TRUTH = "truth"
 CASES = 3  # of the picture
+MEASURED_EPOCHS, MEASURED_STEPS = 2, 6
 MEASURES = {  # in the columns' order: title and digits
     "million": ("parameters, million", 2),
     "dice_vs": ("VS Dice", 3),
@@ -63,6 +67,7 @@ def main(
     config: str = "configs/segmenters.yaml",
     dataset: str | None = None,
     only: str = "",
+    measure_again: bool = False,
 ) -> None:
     """Train, measure and compare.
 
@@ -72,6 +77,7 @@ def main(
         config: the methods and sizes.
         dataset: folder of a synthetic dataset with its truth; by default it is made beside the output folder.
         only: train and measure only the methods whose name holds this text.
+        measure_again: time the steps anew, e.g. since the machine had other work to do.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("ignite").setLevel(logging.WARNING)
@@ -91,7 +97,7 @@ def main(
     for name, work in works.items():
         logging.info("--- %s", name)
         teach(work, StepFolder(output / folder_name(name)))
-    write_comparison(output, list(methods), works)
+    write_comparison(output, list(methods), works, measure_again)
 
 
 def work_of(method: Mapping[str, Any], scale: Mapping[str, Any], output: Path, data: Path) -> Work:
@@ -112,59 +118,52 @@ def work_of(method: Mapping[str, Any], scale: Mapping[str, Any], output: Path, d
 
 
 def teach(work: Work, folder: StepFolder) -> None:
-    """Train on the target's truth, label and measure the validation cases, and note what the training took.
-
-    It runs in a process of its own, whose largest memory is the training's alone.
-    """
+    """Train on the target's truth, label and measure the validation cases."""
     folder.path.mkdir(parents=True, exist_ok=True)
-    target = with_truth(work.items("target"), work.truth, work.datalist["labels"])
-    work.write_datalist(folder, [], target)
+    work.teach(folder, [], with_truth(work.items("target"), work.truth, work.datalist["labels"]))
+
+
+def cost_of(work: Work, datalist: Path) -> dict[str, float]:
+    """Return what training takes: ``step_seconds``, its data's making included, and ``training_mib``.
+
+    Some steps are trained again in a process of their own, whose largest memory is the training's alone.
+    """
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        mib = pool.submit(train, work, folder.path).result()
-    if mib is not None:
-        write_json(folder.path / "cost.json", {"training_mib": round(mib)})
-    work.teach(folder, [], target)
+        return pool.submit(measured, work.segmenter, datalist, work.device).result()
 
 
-def train(work: Work, place: Path) -> float | None:
-    """Train in this process, and return the peak of memory in MiB; None if that was done before.
-
-    The memory is that of the largest process, beyond what the imports had taken.
-    """
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    before, folder = resident_mib(), StepFolder(place)
-    work.train_segmenter(folder)
+def measured(use: BundleUse, datalist: Path, device: torch.device) -> dict[str, float]:
+    """Train some steps in this process, and return their cost; memory is that beyond what the imports had taken."""
+    logging.basicConfig(level=logging.WARNING)
+    before = resident_mib()
+    short = replace(use, train={**use.train, "max_epochs": MEASURED_EPOCHS, "iterations_per_epoch": MEASURED_STEPS})
+    with tempfile.TemporaryDirectory() as folder:
+        short.run("train", device, dataset_dir=str(datalist), output_dir=folder)
+        seconds = step_seconds(Path(folder))
     # nnU-Net trains in a child of its own.
-    return max(peak_mib(), peak_of_children_mib()) - before if folder.redone else None
+    return {"step_seconds": seconds, "training_mib": round(max(peak_mib(), peak_of_children_mib()) - before)}
 
 
-def cost_of(training: Path, iterations_per_epoch: int) -> dict[str, Any]:
-    """Return what a training took: ``training_mib``, and ``step_seconds``, the median, its data's making included.
-
-    Steps are told by the events for TensorBoard; nnU-Net writes the time of each epoch.
-    """
-    cost = read_json(training.parent / "cost.json") if (training.parent / "cost.json").is_file() else {}
+def step_seconds(training: Path) -> float:
+    """Return the median time of a step, told by the events for TensorBoard; nnU-Net writes the time of each epoch."""
     logs = [path.read_text(encoding="utf-8") for path in training.rglob("training_log*.txt")]
-    if (training / "logs").is_dir():
-        events = EventAccumulator(str(training / "logs"))
-        events.Reload()
-        cost["step_seconds"] = float(np.median(np.diff([event.wall_time for event in events.Scalars("loss")])))
-    elif epochs := [float(seconds) for log in logs for seconds in re.findall(r"Epoch time: ([\d.]+) s", log)]:
-        cost["step_seconds"] = float(np.median(epochs)) / iterations_per_epoch
-    return cost
+    if epochs := [float(seconds) for log in logs for seconds in re.findall(r"Epoch time: ([\d.]+) s", log)]:
+        return min(epochs) / MEASURED_STEPS  # the first one starts the making of patches
+    events = EventAccumulator(str(training / "logs"))
+    events.Reload()
+    return float(np.median(np.diff([event.wall_time for event in events.Scalars("loss")])))
 
 
-def write_comparison(output: Path, names: Sequence[str], works: Mapping[str, Work]) -> None:
+def write_comparison(output: Path, names: Sequence[str], works: Mapping[str, Work], measure_again: bool) -> None:
     """Write and print the table of the methods that have been measured, and draw their picture."""
     done = [name for name in names if (output / folder_name(name) / "metrics.json").is_file()]
     rows = {}
     for name in done:
         place = output / folder_name(name)
         row = read_json(place / "row.json") if (place / "row.json").is_file() else {}
-        if name in works:
-            use = works[name].segmenter
-            row = {"million": parameters_of(use, place / "segmenter" / "model.pt") / 1e6}
-            row |= cost_of(place / "segmenter", use.config("train")["iterations_per_epoch"])
+        if name in works and (measure_again or not row):
+            row = {"million": parameters_of(works[name].segmenter, place / "segmenter" / "model.pt") / 1e6}
+            row |= cost_of(works[name], place / "datalist.json")
             write_json(place / "row.json", row)
         rows[name] = {**row, **scores_of(place)}
     write_json(output / "comparison.json", rows)

@@ -26,6 +26,7 @@ from crossmoda.files import read_json
 from crossmoda.labels import VS
 from crossmoda.self_training import current_segmenter, load_run
 from crossmoda.self_training.bundles import make_workflow, run_workflow
+from crossmoda.self_training.views import translated
 
 CONFIGS = ["bundles/vs_cochlea_self_training/configs/train.yaml", "configs/real_small.yaml"]
 THICK_CET1 = ("tcga_fg_6692_ceT1.nii.gz", "brain1_ceT1.nrrd")  # 5 to 6.5 mm slices, no VS
@@ -79,7 +80,7 @@ def others(run: Path, real: Path, names: tuple[str, ...], section: str) -> Path:
 def translate_others(run: Path, real: Path) -> None:
     """Render ceT1 scans with thick slices as pseudo-hrT2, and check that each lies on its scan's grid."""
     datalist, output = others(run, real, THICK_CET1, "source"), run / "others"
-    view = load_run(run).work.views["cyclegan"]
+    view = translated(load_run(run).work.views)["cyclegan"]
     weights = run / "round_0" / "translator_cyclegan" / "model.pt"
     device = "cuda" if torch.cuda.is_available() else "cpu"
     view.run("inference", device, dataset_dir=str(datalist), output_dir=str(output), weights=str(weights))

@@ -4,6 +4,7 @@ from crossmoda.self_training.anchors import Anchors
 from crossmoda.self_training.blending import TumourBlending
 from crossmoda.self_training.loop import SelfTrainingLoop, continue_run, current_segmenter, load_run
 from crossmoda.self_training.reporting import Report
+from crossmoda.self_training.rounds import FromRound
 from crossmoda.self_training.selection import (
     KeepLargestComponent,
     KeepTwoCochleae,
@@ -23,11 +24,13 @@ from crossmoda.self_training.selection import (
     WeightByCertainty,
     WeightByUncertainty,
 )
+from crossmoda.self_training.views import Untranslated
 from crossmoda.self_training.work import BundleUse
 
 __all__ = [
     "Anchors",
     "BundleUse",
+    "FromRound",
     "KeepLargestComponent",
     "KeepTwoCochleae",
     "RefineByContrast",
@@ -46,6 +49,7 @@ __all__ = [
     "TakeAwayFluid",
     "TrustVoxels",
     "TumourBlending",
+    "Untranslated",
     "WeightByCertainty",
     "WeightByUncertainty",
     "continue_run",

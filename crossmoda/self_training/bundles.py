@@ -26,6 +26,9 @@ PLACE_KEYS = (
     "resume",
     "fingerprint",
     "weights",
+    "initial_weights",
+    "return_weights",
+    "scan_dir",
     "imports",
 )
 
@@ -73,6 +76,9 @@ class BundleUse:
         processes: of a training; above 1 it is started by torchrun with the bundle's ``multi_gpu_train.yaml``.
         weights_of: name of another view whose translator this one uses, e.g. to render another site's style; it is then
             not trained.
+        reads: settings of a translation that name a file of some view's training, e.g. ``{return_weights:
+            cut_back/model.pt}`` for a round trip.
+        renders: False for a view whose translator only others use.
     """
 
     root: str
@@ -82,6 +88,8 @@ class BundleUse:
     inference_overlays: Sequence[str] = ()
     processes: int = 1
     weights_of: str | None = None
+    reads: Mapping[str, str] = field(default_factory=dict)
+    renders: bool = True
 
     def files(self, kind: str) -> list[Path]:
         """Return the configuration files of the ``train`` or the ``inference`` workflow, in the order of merging."""
@@ -105,17 +113,26 @@ class BundleUse:
             CrossmodaError: a file is missing, or an override names a key that no file has.
         """
         files, overrides = self.files(kind), self.overrides(kind)
-        for file in files:
-            if not file.is_file():
-                raise CrossmodaError(f"{file}: no such configuration file; mend the overlays of {self.root}")
-        parser = ConfigParser()
-        parser.read_config([str(file) for file in files])
+        parser = self._read(kind)
         known = set(parser.get())
         for key in overrides:
             if key.split("::")[0] not in known:
                 raise CrossmodaError(f"{key}: no such key in {files[0]}; known are {', '.join(sorted(known))}")
         parser.update(overrides)
         return {key: value for key, value in parser.get().items() if key not in PLACE_KEYS}
+
+    def has(self, kind: str, key: str) -> bool:
+        """Tell whether the configuration of the ``train`` or the ``inference`` workflow has a setting."""
+        return key in self._read(kind).get()
+
+    def _read(self, kind: str) -> ConfigParser:
+        """Return the merged files of a workflow, without the overrides."""
+        for file in self.files(kind):
+            if not file.is_file():
+                raise CrossmodaError(f"{file}: no such configuration file; mend the overlays of {self.root}")
+        parser = ConfigParser()
+        parser.read_config([str(file) for file in self.files(kind)])
+        return parser
 
     def workflow(self, kind: str, **places: Any) -> ConfigWorkflow:
         """Return the ``train`` or the ``inference`` workflow, not yet initialised.

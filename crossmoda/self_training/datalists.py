@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,25 +25,17 @@ def content_hash(items: Sequence[Mapping[str, Any]], keys: Sequence[str] = ("ima
     return hash_of(described)
 
 
-def pseudo_hrt2_items(
-    source: Sequence[Item], views: Mapping[str, Path], suffix: str, weight: float = 1.0
-) -> list[Item]:
-    """Return each labelled source case once per view, its image replaced by the pseudo-hrT2.
+def view_items(source: Sequence[Item], views: Mapping[str, Callable[[Item], str]], weight: float = 1.0) -> list[Item]:
+    """Return each labelled source case once per view, its image replaced by the view's.
 
     Args:
         source: the dataset's source items.
-        views: view name -> folder of its pseudo-hrT2 volumes.
-        suffix: what follows the case in the file names, e.g. ``_hrT2.nii.gz``.
+        views: view name -> what returns an item's image in it.
         weight: of each in the loss, times the case's own; at 0 they are listed, but not learnt from.
     """
     return [
-        {
-            **item,
-            "image": str(folder / f"{item['case']}{suffix}"),
-            "view": view,
-            "weight": weight * item.get("weight", 1.0),
-        }
-        for view, folder in views.items()
+        {**item, "image": image(item), "view": view, "weight": weight * item.get("weight", 1.0)}
+        for view, image in views.items()
         for item in source
         if item.get("label")
     ]

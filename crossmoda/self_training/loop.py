@@ -29,7 +29,9 @@ from crossmoda.files import read_json, remove_leavings, write_json, write_text
 from crossmoda.self_training.blending import TumourBlending
 from crossmoda.self_training.candidates import Rule
 from crossmoda.self_training.labelling import FATES, LABEL_SUFFIX, accepted, why_left_out
+from crossmoda.self_training.rounds import FromRound, RoundMethod, RoundMethods
 from crossmoda.self_training.steps import StepFolder
+from crossmoda.self_training.views import View, trained
 from crossmoda.self_training.work import BundleUse, Work, describe
 
 logger = logging.getLogger(__name__)
@@ -65,13 +67,16 @@ class SelfTrainingLoop(Engine):
         train_handlers: attached in order; ignite or MONAI handlers.
         blending: augments the translated scans with darker and brighter tumours and cochleae (card B), in round 0, for
             all rounds; None leaves them as they are.
+        target_view: a translator that renders hrT2 scans for the segmenter of round 0, which then learns and predicts
+            in the domain of the views (ceT1 in card A). Further rounds see the scans as they are.
+        later_rounds: what rounds do otherwise than round 0, from some round on.
     """
 
     def __init__(
         self,
         output_dir: str | Path,
         datalist: Mapping[str, Any],
-        views: Mapping[str, BundleUse],
+        views: Mapping[str, View],
         segmenter: BundleUse,
         rules: Sequence[Rule],
         structures: Sequence[str],
@@ -83,6 +88,8 @@ class SelfTrainingLoop(Engine):
         studies: str | Path | None = None,
         train_handlers: Sequence[Any] = (),
         blending: TumourBlending | None = None,
+        target_view: BundleUse | None = None,
+        later_rounds: Sequence[FromRound] = (),
     ) -> None:
         super().__init__(lambda engine, batch: self._round(engine.state.epoch - 1))
         if max_epochs < 1:
@@ -102,7 +109,9 @@ class SelfTrainingLoop(Engine):
             seed=seed,
             device=torch.device(device),
             blending=blending,
+            target_view=target_view,
         )
+        self.methods = RoundMethods(RoundMethod(segmenter, tuple(rules)), tuple(later_rounds))
         self.logger.setLevel(logging.WARNING)  # ignite's own lines about epochs say less than ours about steps
         self.handlers = tuple(train_handlers)
         for handler in self.handlers:
@@ -114,8 +123,19 @@ class SelfTrainingLoop(Engine):
             self._tidy()
             self.write_description()
             save_datalist(self.work.dataset_file, dict(self.work.datalist))
-            self.work.require_fit()
+            self.require_fit()
             return super().run([None], max_epochs=self.max_epochs, epoch_length=1)
+
+    def require_fit(self) -> None:
+        """Find what would stop any round before anything is trained."""
+        self.work.require_fit()
+        for number in self.methods.distinct():
+            before = self.work_of(max(number, 1) - 1)  # round 0 judges nothing; the rules are those of round 1
+            self.work_of(number).require_round(before)
+
+    def work_of(self, number: int) -> Work:
+        """Return the work with the method of a round."""
+        return self.work.in_round(self.methods.of(number))
 
     def _tidy(self) -> None:
         """Delete half-written files of a killed run, but nothing of the review, where a server may be writing."""
@@ -128,20 +148,21 @@ class SelfTrainingLoop(Engine):
         return StepFolder(self.work.run / f"round_{number}")
 
     def _round(self, number: int) -> list[dict[str, Any]]:
-        work, folder, first = self.work, self.folder(number), self.folder(0)
+        work, folder, first = self.work_of(number), self.folder(number), self.folder(0)
         logger.info("round %d of %d", number, self.max_epochs - 1)
         target: list[dict[str, Any]] = []
         if number == 0:
-            for view in work.views:
-                work.train_translator(folder, view)
-                work.translate(folder, view)
+            work.train_translators(folder)
+            work.translate(folder)
+            work.render_targets(folder)
             work.augment(folder)
         else:
             work.freeze_reviews(folder, self.studies)
             target = work.pseudo_labels(folder, self.folder(number - 1), number)
         work.write_datalist(folder, work.pseudo_hrt2(first, self.pseudo_hrt2_weight(number, target)), target)
-        work.train_segmenter(folder, number)
-        work.predict(folder)
+        work.train_segmenter(folder, number, self.folder(number - 1) if number else None)
+        rendered = number == 0 and work.target_view is not None
+        work.predict(folder, rendered=rendered)
         metrics = work.evaluate(folder)
         self._publish(folder, number, metrics)
         # ``loss`` is the segmenter's at the end of its training; experiment tracking looks for a value of that name.
@@ -186,8 +207,11 @@ class SelfTrainingLoop(Engine):
         logger.warning("%s. It learns from translated scans alone, as round 0 did: %s", told, remedy)
 
     def _publish(self, folder: StepFolder, number: int, metrics: Mapping[str, Any] | None) -> None:
-        """Make this round the run's current one: what is served, and what is reported."""
-        name = folder.path.name
+        """Make this round the run's current one: what is served, and what is reported.
+
+        A round 0 that sees hrT2 scans rendered as ceT1 is reported alone: served, it would be shown hrT2.
+        """
+        name, segmenter = folder.path.name, self.methods.of(number).segmenter
         current = {
             "round": number,
             "segmenter": f"{name}/segmenter/model.pt",
@@ -195,17 +219,16 @@ class SelfTrainingLoop(Engine):
             "predictions": f"{name}/predictions",
             "uncertainty": f"{name}/uncertainty",
             "structures": list(self.work.structures),
-            "segmentation_bundle": plain(
-                asdict(replace(self.work.segmenter, root=str(Path(self.work.segmenter.root).resolve())))
-            ),
+            "segmentation_bundle": plain(asdict(replace(segmenter, root=str(Path(segmenter.root).resolve())))),
         }
-        write_if_changed(self.work.run / "current.json", current)
+        if number > 0 or self.work.target_view is None:
+            write_if_changed(self.work.run / "current.json", current)
         if metrics is not None:
             write_if_changed(self.work.run / "metrics.json", metrics)
             self.state.metrics.update(mean_dice(metrics))
 
-    def write_description(self) -> None:
-        """Write ``run.yaml``: the settings, from which ``load_run`` builds the loop again, versions and machine."""
+    def described(self) -> dict[str, Any]:
+        """Return the settings, from which ``load_run`` builds the loop again, versions and machine."""
         work = self.work
         settings = {
             "_target_": "crossmoda.self_training.SelfTrainingLoop",
@@ -221,8 +244,10 @@ class SelfTrainingLoop(Engine):
             "studies": None if self.studies == work.run / "review" else str(self.studies.resolve()),
             "train_handlers": [describe(handler) for handler in self.handlers if is_dataclass(handler)],
             "blending": describe(work.blending) if work.blending is not None else None,
+            "target_view": describe(work.target_view) if work.target_view is not None else None,
+            "later_rounds": [describe(change) for change in self.methods.changes],
         }
-        resolved = {name: view.config("train") for name, view in work.views.items()}
+        resolved = {name: view.config("train") for name, view in trained(work.views).items()}
         description = {
             "trainer": settings,
             "seed": work.seed,
@@ -231,8 +256,12 @@ class SelfTrainingLoop(Engine):
             "machine": {"platform": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()},
             "resolved": {"translators": resolved, "segmenter": work.segmenter.config("train")},
         }
-        text = yaml.safe_dump(plain(description), sort_keys=False, allow_unicode=True)
-        path = work.run / "run.yaml"
+        return dict(plain(description))
+
+    def write_description(self) -> None:
+        """Write ``run.yaml``, which ``described`` fills."""
+        text = yaml.safe_dump(self.described(), sort_keys=False, allow_unicode=True)
+        path = self.work.run / "run.yaml"
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
             write_text(path, text)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from crossmoda.data.datalist import load_datalist, save_datalist
+from crossmoda.data.volumes import read_volume, write_volume
 from crossmoda.engines import seed_everything
 from crossmoda.errors import CrossmodaError
 from crossmoda.evaluation.aggregate import evaluate_folder
@@ -22,15 +23,31 @@ from crossmoda.self_training.datalists import (
     Item,
     blended_items,
     content_hash,
-    pseudo_hrt2_items,
+    view_items,
     with_truth,
 )
 from crossmoda.self_training.frozen_reviews import freeze_reviews
 from crossmoda.self_training.labelling import LABEL_SUFFIX, Labelling, require_measured, require_trust_read
+from crossmoda.self_training.rounds import RoundMethod
 from crossmoda.self_training.steps import Step, StepFolder
+from crossmoda.self_training.views import (
+    TRANSLATOR,
+    View,
+    files_read,
+    rendered_file,
+    require_views,
+    source_images,
+    trained,
+    translated,
+)
 from crossmoda.translation.tumour_blending import PLAN
 
 PSEUDO_HRT2_SUFFIX = "_hrT2.nii.gz"
+INITIAL_WEIGHTS = "initial_weights"  # setting of the segmenter's training
+SCAN_DIR = "scan_dir"  # setting of the segmenter's inference: where the hrT2 scans are that it sees rendered
+SCANS = "scans"
+SEEN_DATALIST = "target_view.json"
+SEEN = "target_view"  # folder of the target scans as the first segmenter sees them
 
 
 @dataclass(frozen=True)
@@ -41,25 +58,33 @@ class Work:
         run: the run folder.
         datalist: the dataset's datalist (``source``, ``target``, ``validation``).
         truth: case -> true label file of target and validation cases, for evaluation and anchors only.
-        views: view name -> its translator bundle.
+        views: view name -> its translator bundle, or the scans as they are.
         segmenter: the segmentation bundle.
         rules: what becomes of predicted labels, in order.
         structures: names of the segmenter's output channels 1, 2, ...
         seed: of the random numbers outside the bundles.
         device: torch device for all workflows.
         blending: how the translated scans are augmented, or None.
+        warm_start: a training begins from the weights of the round before.
+        target_view: how round 0 sees hrT2 scans: rendered by this translator, as ceT1 in card A; None as they are.
     """
 
     run: Path
     datalist: Mapping[str, Any]
     truth: Mapping[str, Path]
-    views: Mapping[str, BundleUse]
+    views: Mapping[str, View]
     segmenter: BundleUse
     rules: Sequence[Rule]
     structures: Sequence[str]
     seed: int
     device: torch.device
     blending: TumourBlending | None = None
+    warm_start: bool = False
+    target_view: BundleUse | None = None
+
+    def in_round(self, method: RoundMethod) -> Work:
+        """Return the work with the segmenter and the rules of a round."""
+        return replace(self, segmenter=method.segmenter, rules=method.rules, warm_start=method.warm_start)
 
     @property
     def dataset_file(self) -> Path:
@@ -70,63 +95,94 @@ class Work:
         """Return the dataset's items of a section, each with its label numbers."""
         return [{"labels": self.datalist["labels"], **item} for item in self.datalist.get(section, [])]
 
-    def train_translator(self, folder: StepFolder, view: str) -> None:
-        """Train a view's translator on all source and target images, and where it asks for them on the source's labels.
+    def train_translators(self, folder: StepFolder) -> None:
+        """Train the translators of all views that have one of their own."""
+        for view, use in trained(self.views).items():
+            self._train_translator(folder, view, use)
 
-        A view that uses another one's translator has nothing to train.
-        """
-        if self.views[view].weights_of is not None:
-            return
-        output = f"translator_{view}"
+    def _train_translator(self, folder: StepFolder, view: str, use: BundleUse) -> None:
+        """Train on all source and target images, and where the settings ask for them on the source's labels."""
+        output = f"{TRANSLATOR}{view}"
         images = [*self.items("source"), *self.items("target")]
-        training = self.views[view].config("train")
+        training = use.config("train")
         config = {"train": training, "data": content_hash(images, keys=("image",))}
         if training.get("focus") or training.get("structures"):
             config["labels"] = content_hash(self.items("source"), keys=("label",))
 
         def work(place: Path) -> None:
-            self._train(self.views[view], place, output, self.dataset_file, config, {"view": view, "round": 0})
+            self._train(use, place, output, self.dataset_file, config, {"view": view, "round": 0})
 
         folder.do(Step(output, (output,), work, config))
 
-    def translate(self, folder: StepFolder, view: str) -> None:
-        """Render every source case as pseudo-hrT2, on the grid of its ceT1."""
-        output = f"pseudo_hrt2/{view}"
-        weights = folder.path / f"translator_{self.views[view].weights_of or view}" / "model.pt"
-        config = {
-            "inference": self.views[view].config("inference"),
-            "data": content_hash(self.items("source"), keys=("image",)),
-        }
+    def translate(self, folder: StepFolder) -> None:
+        """Render every source case as pseudo-hrT2 in every view, on the grid of its ceT1."""
+        for view, use in translated(self.views).items():
+            self._render(folder, use, f"pseudo_hrt2/{view}", view, ("source",))
+
+    def render_targets(self, folder: StepFolder) -> None:
+        """Render the hrT2 scans as round 0 sees them, each on its own grid, if it does not see them as they are."""
+        if self.target_view is None:
+            return
+        self._render(folder, self.target_view, SEEN, SEEN, ("target", "validation"))
+        seen = {**self.datalist, **{section: self.seen_items(folder, section) for section in ("target", "validation")}}
+        write_datalist_once(folder.path / SEEN_DATALIST, seen)
+        if self.segmenter.has("inference", SCAN_DIR):
+            self._copy_scans(folder)
+
+    def seen_items(self, folder: StepFolder, section: str) -> list[Item]:
+        """Return the hrT2 scans of a section with their renderings in place of the images."""
+        assert self.target_view is not None
+        place, use = folder.path / SEEN, self.target_view
+        return [{**item, "image": str(rendered_file(place, use, item["case"]))} for item in self.items(section)]
+
+    def _copy_scans(self, folder: StepFolder) -> None:
+        """Lay the hrT2 scans down by case, for what follows their edges though the network sees their renderings."""
+        items = [*self.items("target"), *self.items("validation")]
 
         def work(place: Path) -> None:
-            self.views[view].run(
-                "inference",
-                self.device,
-                dataset_dir=str(self.dataset_file),
-                output_dir=str(place / output),
-                weights=str(weights),
-            )
+            (place / SCANS).mkdir(parents=True, exist_ok=True)
+            for item in items:
+                scan = read_volume(item["image"])
+                write_volume(place / SCANS / f"{item['case']}{PSEUDO_HRT2_SUFFIX}", scan.array, scan.affine)
 
-        folder.do(Step(output, (output,), work, config, {"weights": weights}))
+        folder.do(Step(SCANS, (SCANS,), work, {"data": content_hash(items, keys=("image",))}))
+
+    def _render(self, folder: StepFolder, use: BundleUse, output: str, view: str, sections: Sequence[str]) -> None:
+        """Translate the scans of some sections of the dataset into a folder of the round."""
+        weights = {setting: folder.path / file for setting, file in files_read(view, use).items()}
+        images = [item for section in sections for item in self.items(section)]
+        config = {"inference": use.config("inference"), "data": content_hash(images, keys=("image",))}
+
+        def work(place: Path) -> None:
+            for section in sections:
+                if self.items(section):
+                    places = {setting: str(path) for setting, path in weights.items()}
+                    places |= {"dataset_dir": str(self.dataset_file), "output_dir": str(place / output)}
+                    use.run("inference", self.device, section=section, **places)
+
+        folder.do(Step(output, (output,), work, config, weights))
 
     def require_fit(self) -> None:
-        """Find what would stop views, segmenter, rules or blending before anything is trained."""
-        for view, use in self.views.items():
-            owner = use.weights_of
-            if owner is not None and (owner not in self.views or self.views[owner].weights_of is not None):
-                trained = ", ".join(name for name, other in self.views.items() if other.weights_of is None)
-                raise CrossmodaError(
-                    f"view '{view}' uses the translator of '{owner}', which trains none; name one of {trained}"
-                )
-        self.segmenter.check("train", self.device, dataset_dir=str(self.dataset_file), output_dir=str(self.run))
-        needs = [rule.needs() for rule in self.rules]
-        if any(need.measures or need.maps for need in needs):
-            require_measured(self.rules, self.segmenter.config("inference"))
-        if any(need.trust for need in needs):
-            require_trust_read(self.rules, self.segmenter.config("train"))
+        """Find what would stop views or blending before anything is trained."""
+        require_views(self.views, self.target_view)
         if self.blending is not None:
             learnt = (self.run / "round_0" / "singan" / "model.json").is_file()
             self.blending.require_fit(self.dataset_file, self.datalist["labels"], learnt)
+
+    def require_round(self, before: Work | None) -> None:
+        """Find what would stop a round's segmenter or rules before anything is trained.
+
+        Args:
+            before: the work of the round before, whose predictions the rules judge; None for the first.
+        """
+        self.segmenter.check("train", self.device, dataset_dir=str(self.dataset_file), output_dir=str(self.run))
+        if self.warm_start and not self.segmenter.has("train", INITIAL_WEIGHTS):
+            raise CrossmodaError(f"warm_start: this segmenter's training has no {INITIAL_WEIGHTS}; leave it out")
+        needs = [rule.needs() for rule in self.rules]
+        if any(need.measures or need.maps for need in needs) and before is not None:
+            require_measured(self.rules, before.segmenter.config("inference"))
+        if any(need.trust for need in needs):
+            require_trust_read(self.rules, self.segmenter.config("train"))
 
     def augment(self, folder: StepFolder) -> None:
         """Train a SinGAN on a slice of a target scan and blend altered structures into every view's pseudo-hrT2."""
@@ -135,7 +191,7 @@ class Work:
             return
         if blending.harmonises:
             self._train_singan(folder, blending)
-        for view in self.views:
+        for view in translated(self.views):
             self._blend(folder, blending, view)
 
     def _train_singan(self, folder: StepFolder, blending: TumourBlending) -> None:
@@ -169,11 +225,10 @@ class Work:
     def pseudo_hrt2(self, folder: StepFolder, weight: float = 1.0) -> list[Item]:
         """Return the labelled source items of all views, then the augmented ones, at this weight in the loss."""
         source = self.items("source")
-        views = {view: folder.path / "pseudo_hrt2" / view for view in self.views}
-        items = pseudo_hrt2_items(source, views, PSEUDO_HRT2_SUFFIX, weight)
+        items = view_items(source, source_images(self.views, folder.path / "pseudo_hrt2"), weight)
         if self.blending is None:
             return items
-        blended = {view: folder.path / "blended" / view for view in self.views}
+        blended = {view: folder.path / "blended" / view for view in translated(self.views)}
         return items + blended_items(source, blended, PLAN, PSEUDO_HRT2_SUFFIX, weight * self.blending.weight)
 
     def freeze_reviews(self, folder: StepFolder, studies: Path | None) -> None:
@@ -214,12 +269,12 @@ class Work:
             "validation": self.items("validation"),
         }
 
-        path = folder.path / "datalist.json"
-        if not holds(path, datalist):
-            save_datalist(path, datalist)
+        write_datalist_once(folder.path / "datalist.json", datalist)
 
-    def train_segmenter(self, folder: StepFolder, number: int | None = None) -> None:
-        """Train a segmenter on the folder's datalist."""
+    def train_segmenter(
+        self, folder: StepFolder, number: int | None = None, previous: StepFolder | None = None
+    ) -> None:
+        """Train a segmenter on the folder's datalist; in a warm start from the weights in a previous folder."""
         datalist = load_datalist(folder.path / "datalist.json")
         learnt = [
             item
@@ -227,15 +282,31 @@ class Work:
             if item.get("label") and item.get("weight", 1) > 0
         ]
         config = {"train": self.segmenter.config("train"), "data": content_hash(learnt)}
+        begins = {INITIAL_WEIGHTS: previous.path / "segmenter" / "model.pt"} if self.warm_start and previous else {}
 
         def work(place: Path) -> None:
-            self._train(self.segmenter, place, "segmenter", folder.path / "datalist.json", config, {"round": number})
+            datalist, places = folder.path / "datalist.json", {key: str(path) for key, path in begins.items()}
+            self._train(self.segmenter, place, "segmenter", datalist, config, {"round": number}, **places)
 
-        folder.do(Step("segmenter", ("segmenter",), work, config))
+        folder.do(Step("segmenter", ("segmenter",), work, config, begins))
 
-    def predict(self, folder: StepFolder, sections: Sequence[str] = ("target", "validation")) -> None:
-        """Label the dataset's hrT2 scans with the folder's segmenter, with an uncertainty map each."""
+    def predict(
+        self, folder: StepFolder, sections: Sequence[str] = ("target", "validation"), rendered: bool = False
+    ) -> None:
+        """Label the dataset's hrT2 scans with the folder's segmenter, with an uncertainty map each.
+
+        Args:
+            folder: of the round or the anchor.
+            sections: of the dataset.
+            rendered: label the folder's renderings of the scans (``render_targets``) instead of the scans.
+        """
         weights = folder.path / "segmenter" / "model.pt"
+        inputs, places = {"weights": weights}, {"dataset_dir": str(self.dataset_file)}
+        if rendered:
+            inputs[SEEN] = folder.path / SEEN
+            places["dataset_dir"] = str(folder.path / SEEN_DATALIST)
+            if self.segmenter.has("inference", SCAN_DIR):
+                places[SCAN_DIR] = str(folder.path / SCANS)
         images = [item for section in sections for item in self.items(section)]
         config = {"inference": self.segmenter.config("inference"), "data": content_hash(images, keys=("image",))}
 
@@ -243,14 +314,14 @@ class Work:
             self.segmenter.run(
                 "inference",
                 self.device,
-                dataset_dir=str(self.dataset_file),
                 sections=list(sections),
                 output_dir=str(place / "predictions"),
                 uncertainty_dir=str(place / "uncertainty"),
                 weights=str(weights),
+                **places,
             )
 
-        folder.do(Step("predictions", ("predictions", "uncertainty"), work, config, {"weights": weights}))
+        folder.do(Step("predictions", ("predictions", "uncertainty"), work, config, inputs))
 
     def evaluate(self, folder: StepFolder) -> dict[str, Any] | None:
         """Measure the predictions on validation cases whose truth is known; None where there is none."""
@@ -289,11 +360,11 @@ class Work:
         datalist: Path,
         config: Mapping[str, Any],
         info: Mapping[str, Any],
+        **places: str,
     ) -> None:
         seed_everything(self.seed)
-        bundle.run(
-            "train", self.device, dataset_dir=str(datalist), output_dir=str(place / output), fingerprint=place.name
-        )
+        places |= {"dataset_dir": str(datalist), "output_dir": str(place / output), "fingerprint": place.name}
+        bundle.run("train", self.device, **places)
         sidecar = place / output / "model.json"
         made = {"config_hash": hash_of(config["train"]), "data_hash": config["data"], **info}
         write_json(sidecar, {**read_json(sidecar), **made})
@@ -307,12 +378,30 @@ def holds(path: Path, datalist: Mapping[str, Any]) -> bool:
         return False
 
 
+def write_datalist_once(path: Path, datalist: dict[str, Any]) -> None:
+    """Write a datalist unless the file holds it already."""
+    if not holds(path, datalist):
+        save_datalist(path, datalist)
+
+
 def describe(component: Any) -> dict[str, Any]:
-    """Return a frozen dataclass as a configuration that MONAI builds it from again."""
+    """Return a frozen dataclass, and those in it, as a configuration that MONAI builds them from again.
+
+    Raises:
+        CrossmodaError: it is no dataclass.
+    """
     kind = type(component)
-    try:
-        return {"_target_": f"{kind.__module__}.{kind.__qualname__}", **asdict(component)}
-    except TypeError as error:
+    if not is_dataclass(component):
         raise CrossmodaError(
             f"{kind.__name__}: components of a recipe must be dataclasses, so that a run can record them"
-        ) from error
+        )
+    described = {field.name: _described(getattr(component, field.name)) for field in fields(component)}
+    return {"_target_": f"{kind.__module__}.{kind.__qualname__}", **described}
+
+
+def _described(value: Any) -> Any:
+    if is_dataclass(value):
+        return describe(value)
+    if isinstance(value, Mapping):
+        return {key: _described(item) for key, item in value.items()}
+    return [_described(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -24,7 +24,7 @@ from crossmoda.data.volumes import read_volume, same_grid, write_volume
 from crossmoda.errors import CrossmodaError, find_user_error
 from crossmoda.files import read_json, sha256_of_tree
 from crossmoda.self_training import continue_run, load_run
-from crossmoda.self_training.datalists import pseudo_hrt2_items
+from crossmoda.self_training.datalists import view_items
 
 SETTINGS = tiny_loop(
     rounds=1,
@@ -168,8 +168,9 @@ def test_impossible_weights_of_translated_scans_are_refused_before_any_training(
 
 def test_a_case_that_the_user_weighted_keeps_its_weight_in_every_round() -> None:
     source = [{"case": "a", "label": "a.nii.gz", "weight": 0.5}, {"case": "b", "label": "b.nii.gz"}]
-    items = pseudo_hrt2_items(source, {"cyclegan": Path("view")}, "_hrT2.nii.gz", 0.3)
+    items = view_items(source, {"cyclegan": lambda item: f"view/{item['case']}_hrT2.nii.gz"}, 0.3)
     assert [item["weight"] for item in items] == [0.15, 0.3]
+    assert [item["image"] for item in items] == ["view/a_hrT2.nii.gz", "view/b_hrT2.nii.gz"]
 
 
 def targets(kept: int) -> list[dict[str, Any]]:

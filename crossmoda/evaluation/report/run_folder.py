@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import logging
 import re
 from functools import cached_property
@@ -124,8 +125,9 @@ class RunFolder:
         )
 
     def pseudo_hrt2(self, view: str, case: str) -> Path:
-        """Return where a view's rendering of a source case lies."""
-        return self.path / "round_0" / "pseudo_hrt2" / view / f"{case}_hrT2.nii.gz"
+        """Return where a view's rendering of a source case lies: as hrT2, or as ceT1 of another style."""
+        folder = self.path / "round_0" / "pseudo_hrt2" / view
+        return next(folder.glob(f"{glob.escape(case)}_ceT1.nii.gz"), folder / f"{case}_hrT2.nii.gz")
 
     def image(self, case: str) -> Volume | None:
         """Return a hrT2 case's image in RAS+ order, or None where it is not to be had."""

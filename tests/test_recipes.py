@@ -1,0 +1,169 @@
+"""The published systems as recipes: what they resolve to, what a profile may change, and that they run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import LOOP
+
+from crossmoda.data.datalist import load_datalist, save_datalist
+from crossmoda.data.volumes import read_volume, same_grid
+from crossmoda.errors import CrossmodaError
+from crossmoda.files import read_json
+from crossmoda.self_training import SelfTrainingLoop
+from crossmoda.self_training.bundles import make_workflow, run_workflow
+
+CONFIGS = LOOP.parents[2] / "configs"
+WITHOUT_NNUNET = ("wu2021", "chen2023")
+RECIPES = (*WITHOUT_NNUNET, "yang2022", "kang2022")
+TWO_CLASSES = {"structures": ["vs", "cochlea"]}  # as the tiny data set's labels have them
+TINY: dict[str, Any] = {
+    "spacing": [1.6, 1.6, 3.0],
+    "crop_size": [48, 32],
+    "anchors": False,
+    "translator_sizes": {
+        "ngf": 4,
+        "n_blocks": 5,
+        "ndf": 4,
+        "batch_size": 2,
+        "iterations_per_epoch": 1,
+        "max_epochs": 1,
+        "patch_size": [48, 32],
+        "num_workers": 0,
+        "validation_interval": 0,
+    },
+    "translator_inference_sizes": {"ngf": 4, "n_blocks": 5},
+    "segmenter_sizes": {
+        "patches": {"patch_size": [48, 32, 8], "iterations_per_epoch": 1, "max_epochs": 1, "batch_size": 1},
+        "nnunet": {},
+    },
+    "segmenter_inference_sizes": {"patches": {"patch_size": [48, 32, 8]}, "nnunet": {}},
+    **TWO_CLASSES,
+}
+
+pytestmark = pytest.mark.usefixtures("in_the_repository", "one_thread")
+
+
+def recipe_files(recipe: str, profile: str | None = None) -> list[Path]:
+    further = [CONFIGS / "profiles" / f"{profile}.yaml"] if profile else []
+    return [LOOP / "train.yaml", CONFIGS / f"{recipe}.yaml", *further]
+
+
+def loop_of(recipe: str, dataset: Path, run: Path, profile: str | None = None, **settings: Any) -> SelfTrainingLoop:
+    places = {"dataset_dir": str(dataset), "output_dir": str(run)}
+    workflow = make_workflow(recipe_files(recipe, profile), "train", **places, **settings)
+    return workflow.parser.get_parsed_content("train::trainer")
+
+
+# Sizes, durations and what goes with them: all that a profile may change, by the keys of the bundles' own settings.
+SIZES = {
+    "spacing",
+    "crop_size",
+    "patch_size",
+    "batch_size",
+    "ngf",
+    "n_blocks",
+    "ndf",
+    "iterations_per_epoch",
+    "max_epochs",
+    "learning_rate",
+    "num_workers",
+    "amp",
+    "slices_at_once",
+    "memory_gb",
+    "validation_iterations",
+    "checkpoint_interval",
+    "folds",
+    "train_folds",
+    "keep_preprocessed",
+}
+
+
+def methods(loop: SelfTrainingLoop) -> dict[str, Any]:
+    """Return what a run does, from the loop's own description of itself, without the paths."""
+    description = loop.described()
+    return {key: value for key, value in description["trainer"].items() if key != "truth_dir"}
+
+
+def differences(first: Any, second: Any, path: str = "") -> set[str]:
+    """Return the paths at which two nested descriptions differ."""
+    if isinstance(first, dict) and isinstance(second, dict):
+        return set().union(*(differences(first.get(k), second.get(k), f"{path}/{k}") for k in {*first, *second}))
+    if isinstance(first, list) and isinstance(second, list) and len(first) == len(second) and path.endswith("rounds"):
+        return set().union(*(differences(a, b, path) for a, b in zip(first, second, strict=True)))
+    return set() if first == second else {path}
+
+
+@pytest.mark.parametrize("profile", sorted(path.stem for path in (CONFIGS / "profiles").glob("*.yaml")))
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_profile_changes_sizes_and_nothing_of_the_method(
+    recipe: str, profile: str, tiny_dataset: Path, tmp_path: Path
+) -> None:
+    plain = methods(loop_of(recipe, tiny_dataset, tmp_path, **TWO_CLASSES))
+    sized = methods(loop_of(recipe, tiny_dataset, tmp_path, profile, **TWO_CLASSES))
+    changed = {path.rsplit("/", 1)[1] for path in differences(plain, sized)}
+    assert changed <= SIZES
+    assert differences(plain, {**plain, "rules": []}) == ({"/rules"} if plain["rules"] else set())  # it can tell
+
+
+@pytest.mark.parametrize("recipe", WITHOUT_NNUNET)
+def test_a_recipe_fits_together(recipe: str, tiny_dataset: Path, tmp_path: Path) -> None:
+    """Every round's network, patch, rules and overlays; on paper's sizes, where nothing is trained."""
+    loop = loop_of(recipe, tiny_dataset, tmp_path, **TWO_CLASSES)
+    loop.work.dataset_file.parent.mkdir(exist_ok=True)
+    save_datalist(loop.work.dataset_file, load_datalist(tiny_dataset))
+    loop.require_fit()
+
+
+@pytest.fixture(scope="module")
+def wu(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("wu") / "run"
+    rules = [{"_target_": "crossmoda.self_training.WeightByCertainty", "power": 0.0}]  # one step teaches nothing
+    places = {"dataset_dir": str(tiny_dataset), "output_dir": str(run)}
+    run_workflow(make_workflow(recipe_files("wu2021"), "train", **places, **{**TINY, "rules": rules}))
+    return run
+
+
+def test_wu_learns_from_three_styles_of_source_scans_with_one_label(wu: Path, tiny_dataset: Path) -> None:
+    source = load_datalist(tiny_dataset)["source"]
+    items = load_datalist(wu / "round_0" / "datalist.json")["source"]
+    assert [(item["view"], item["case"]) for item in items] == [
+        (view, item["case"]) for view in ("cet1", "cyclegan", "cut") for item in source
+    ]
+    for item, original in zip(items, source * 3, strict=True):
+        assert same_grid(item["image"], original["image"])
+        assert read_volume(item["label"]).array.tolist() == read_volume(original["label"]).array.tolist()
+    assert [item["image"] for item in items[: len(source)]] == [item["image"] for item in source]
+    assert all(Path(item["image"]).name == f"{item['case']}_ceT1.nii.gz" for item in items[len(source) :])
+    trained = sorted(path.name for path in (wu / "round_0").glob("translator_*"))
+    assert trained == ["translator_cut", "translator_cut_back", "translator_cyclegan"]
+
+
+def test_wu_labels_target_scans_that_are_rendered_in_the_style_of_the_source(wu: Path, tiny_dataset: Path) -> None:
+    steps = read_json(wu / "round_0" / "manifest.json")["steps"]
+    assert steps["target_view"]["inputs"]["weights"]["path"] == "translator_cyclegan/return_generator.pt"
+    assert steps["predictions"]["inputs"]["target_view"]["path"] == "target_view"
+    datalist = load_datalist(tiny_dataset)
+    for item in [*datalist["target"], *datalist["validation"]]:
+        assert same_grid(wu / "round_0" / "target_view" / f"{item['case']}_ceT1.nii.gz", item["image"])
+        assert same_grid(wu / "round_0" / "predictions" / f"{item['case']}_Label.nii.gz", item["image"])
+    assert "target_view" not in read_json(wu / "round_1" / "manifest.json")["steps"]["predictions"]["inputs"]
+
+
+def test_wu_learns_from_real_scans_alone_in_the_end_and_that_model_is_served(wu: Path) -> None:
+    datalist = load_datalist(wu / "round_1" / "datalist.json")
+    assert {item["weight"] for item in datalist["source"]} == {0.0}
+    assert {item["weight"] for item in datalist["target"]} == {1.0}
+    current = read_json(wu / "current.json")
+    assert current["round"] == 1
+    assert current["segmentation_bundle"]["inference_overlays"] == ["variant_unet2d5.yaml", "uncertainty.yaml"]
+
+
+def test_a_round_trip_must_name_a_translator_that_is_trained(tiny_dataset: Path, tmp_path: Path) -> None:
+    changes = {"views::cut::reads": {"return_weights": "cut_bak/model.pt"}, **TWO_CLASSES}
+    loop = loop_of("wu2021", tiny_dataset, tmp_path / "run", **changes)
+    with pytest.raises(CrossmodaError, match="view 'cut' uses the translator of 'cut_bak', which trains none"):
+        loop.run()
+    assert not (tmp_path / "run" / "round_0").exists()
