@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -318,20 +321,30 @@ def test_weights_that_no_training_can_begin_with_are_refused_before_it_is_run(
     assert not (tmp_path / "out").exists()
 
 
-def test_each_of_several_processes_begins_with_the_given_weights(
-    configs: Path, plain_dataset: Path, before: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_several_processes_are_initialised_as_one_is(configs: Path) -> None:
+    one, several = (ConfigParser.load_config_file(configs / f"{n}.yaml") for n in ("train", "multi_gpu_train"))
+    assert [line for line in several["initialize"] if line in one["initialize"]] == one["initialize"]
+
+
+@pytest.mark.slow
+def test_two_processes_begin_with_the_given_weights(
+    configs: Path, plain_dataset: Path, before: Path, tmp_path: Path, repository: Path
 ) -> None:
-    """One process of one, in this one: what torchrun would say is said here."""
-    said = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
-    for name, value in said.items():
-        monkeypatch.setenv(name, value)
-    settings: dict[str, Any] = {"device": torch.device("cpu"), "initial_weights": str(before), "learning_rate": 0.0}
-    made = workflow(configs, plain_dataset, tmp_path, "multi_gpu_train", **settings)
-    try:
-        made.run()
-    finally:
-        made.finalize()
+    files = str([str(configs / f"{name}.yaml") for name in ("train", "multi_gpu_train")])
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    settings = {**TINY, "learning_rate": 0.0, "initial_weights": before, "dataset_dir": plain_dataset}
+    settings = {**settings, "output_dir": tmp_path, "bundle_root": configs.parent}
+    settings.pop("device")
+    arguments = [part for key, value in settings.items() for part in (f"--{key}", str(value))]
+    command = [*launcher, "-m", "monai.bundle", "run", "--config_file", files, *arguments]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    subprocess.run(command, cwd=repository, env=environment, check=True, timeout=300)
     assert alike(tmp_path / "model.pt", before)
+    processes = [tmp_path / "checkpoints" / f"state_{rank}.pt" for rank in (0, 1)]
+    begun = states(before)[0]
+    for state in states(*processes):
+        held = {name.removeprefix("module."): value for name, value in state["objects"]["network"].items()}
+        assert all(torch.equal(value, held[name]) for name, value in begun.items())
 
 
 # --- Partial labels ---
