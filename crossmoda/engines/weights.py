@@ -45,13 +45,16 @@ def save_weights(network: nn.Module, path: str | Path, info: Mapping[str, Any] |
     write_json(path.with_suffix(".json"), {**(info or {}), "versions": versions(), "sha256": sha256_of(path)})
 
 
-def load_weights(network: nn.Module, path: str | Path, agreed: Mapping[str, Any] | None = None) -> nn.Module:
+def load_weights(
+    network: nn.Module, path: str | Path, agreed: Mapping[str, Any] | None = None, setting: str = "weights"
+) -> nn.Module:
     """Load a plain ``state_dict`` into ``network`` and return it.
 
     Args:
         network: changed in place.
         path: of the weights.
         agreed: settings that must be those of the training; held against ``agreed`` in the sidecar, where there is one.
+        setting: that names the file, for the remedy.
 
     Raises:
         CrossmodaError: the file is missing, is not a state dictionary, belongs to another network, or was trained with
@@ -60,7 +63,7 @@ def load_weights(network: nn.Module, path: str | Path, agreed: Mapping[str, Any]
     path = Path(path)
     _require_agreement(path, agreed or {})
     if not path.is_file():
-        raise CrossmodaError(f"{path}: no weights there; train first or name another file with --weights")
+        raise CrossmodaError(f"{path}: no weights there; train first or name another file with --{setting}")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises whatever its unpickler meets

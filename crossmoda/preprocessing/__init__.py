@@ -1,4 +1,4 @@
-"""From scans on disk to what networks see: brain-centred crop, intensity scaling, sharpening, the working space."""
+"""From scans on disk to what networks see: preparation, brain-centred crop, intensity scaling, the working space."""
 
 from crossmoda.preprocessing.crop import BrainCentredCrop, BrainCentredCropd
 from crossmoda.preprocessing.deconvolution import VanCittertDeconvolution, VanCittertDeconvolutiond
@@ -10,11 +10,14 @@ from crossmoda.preprocessing.intensity import (
     StandardiseForeground,
     StandardiseForegroundd,
 )
+from crossmoda.preprocessing.preparation import PrepareImage, PrepareImaged, describe_transforms
 from crossmoda.preprocessing.space import working_space
 
 __all__ = [
     "BrainCentredCrop",
     "BrainCentredCropd",
+    "PrepareImage",
+    "PrepareImaged",
     "ScaleByPercentiles",
     "ScaleByPercentilesd",
     "ScaleSlicesByPercentiles",
@@ -23,5 +26,6 @@ __all__ = [
     "StandardiseForegroundd",
     "VanCittertDeconvolution",
     "VanCittertDeconvolutiond",
+    "describe_transforms",
     "working_space",
 ]

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from monai.transforms import Compose, MapTransform, Orientationd, Spacingd
+from monai.transforms import Compose, MapTransform, Orientationd, Spacingd, Transform
 
 from crossmoda.data.transforms import LoadVolumed
 from crossmoda.errors import CrossmodaError
 from crossmoda.preprocessing.crop import BrainCentredCropd
 from crossmoda.preprocessing.intensity import ScaleByPercentilesd, ScaleSlicesByPercentilesd, StandardiseForegroundd
+from crossmoda.preprocessing.preparation import PrepareImaged
 
 INTENSITIES = {
     "minmax_percentile": ScaleByPercentilesd,  # to [-1, 1], for translators
@@ -28,6 +29,7 @@ def working_space(
     size: Sequence[int] = (256, 256),
     intensity: str = "zscore",
     minimum_slices: int | None = None,
+    prepare: Sequence[Transform] = (),
 ) -> Compose:
     """Return the transforms from files to the working space: load, RAS, resample, brain-centred crop, scale intensity.
 
@@ -42,13 +44,15 @@ def working_space(
         intensity: ``minmax_percentile`` (0 to 99.9 percentile to [-1, 1]), ``slice_percentile`` (5 to 95 percentile of
             each axial slice to [-1, 1]) or ``zscore`` (over the foreground).
         minimum_slices: pad along z up to this number of slices.
+        prepare: array transforms of intensity, applied to each image on its own grid right after it is read (see
+            ``PrepareImage``).
 
     Returns:
         A Compose that takes a dictionary of file names and gives float32 (1, x, y, z) MetaTensors.
 
     Raises:
-        CrossmodaError: here, for an unknown intensity, or spacing or size that cannot be; at a call, for a file that
-            cannot be used.
+        CrossmodaError: here, for an unknown intensity, or spacing, size or preparation that cannot be; at a call,
+            for a file that cannot be used.
     """
     images, labels = _listed(keys), _listed(label_keys)
     spacing = [float(value) for value in spacing_mm]
@@ -58,7 +62,7 @@ def working_space(
         raise CrossmodaError(f"intensity '{intensity}' is unknown; choose {' or '.join(INTENSITIES)}")
     return Compose(
         [
-            *_onto_spacing(images, spacing, "bilinear"),
+            *_onto_spacing(images, spacing, "bilinear", prepare=prepare),
             *_onto_spacing(labels, spacing, "nearest", allow_missing_keys=True),
             BrainCentredCropd(
                 [*images, *labels],
@@ -74,13 +78,18 @@ def working_space(
 
 
 def _onto_spacing(
-    keys: list[str], spacing: list[float], mode: str, allow_missing_keys: bool = False
+    keys: list[str],
+    spacing: list[float],
+    mode: str,
+    allow_missing_keys: bool = False,
+    prepare: Sequence[Transform] = (),
 ) -> list[MapTransform]:
-    """Return the steps that load volumes and bring them to RAS+ axes and the working spacing."""
+    """Return the steps that load volumes, prepare them, and bring them to RAS+ axes and the working spacing."""
     if not keys:
         return []
     return [
         LoadVolumed(keys, allow_missing_keys=allow_missing_keys),
+        *([PrepareImaged(keys, prepare, allow_missing_keys)] if prepare else []),
         Orientationd(keys, axcodes="RAS", labels=RAS_AXES, allow_missing_keys=allow_missing_keys),
         Spacingd(keys, pixdim=spacing, mode=mode, dtype=np.float32, allow_missing_keys=allow_missing_keys),
     ]

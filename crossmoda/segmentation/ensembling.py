@@ -26,12 +26,15 @@ SOME, ALL = 1e-3, 1 - 1e-3  # shares of votes above which one prediction, and ev
 NEIGHBOURS = np.ones((3, 3, 3))
 
 
-def require_members(network: nn.Module, weights: Sequence[str | Path], **settings: Any) -> None:
+def require_members(
+    network: nn.Module, weights: Sequence[str | Path], agreed: Mapping[str, Any] | None = None, **settings: Any
+) -> None:
     """Make sure, before any image is predicted, that weights can be members of one ensemble.
 
     Args:
         network: each file is loaded into it; it ends with the last one's weights.
         weights: files of plain state dictionaries.
+        agreed: settings that ``load_weights`` holds against the ``.json`` beside each file.
         settings: what every member's training must have had, such as ``structures``; held against the ``.json`` beside
             the weights where it tells. Networks of the same shape may name their channels differently.
 
@@ -40,7 +43,7 @@ def require_members(network: nn.Module, weights: Sequence[str | Path], **setting
     """
     seen: dict[str, Path] = {}
     for path in map(Path, weights):
-        load_weights(network, path)
+        load_weights(network, path, agreed)
         digest = sha256_of(path)
         if digest in seen:
             raise CrossmodaError(f"{path}: the same weights as {seen[digest]}; give each member once")

@@ -2,13 +2,34 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from ignite.engine import Engine, Events
 from ignite.handlers import EMAHandler
 from monai.engines import IterationEvents
 from torch import nn
 
+from crossmoda.engines import load_weights
+
 _WARM_UP = 9  # iterations; while it warms up, the average covers about the last ninth of the training
 _MOMENTUM = "ema_momentum"  # ignite looks for it under this name in the engine's state
+
+
+def begin_with(network: nn.Module, initial_weights: str | Path | None) -> None:
+    """Let a training begin with given weights instead of random ones, as each round of card C does.
+
+    To be called before anything copies the network, as ``WeightAverage`` does. A training that is resumed takes its
+    checkpoint's weights afterwards.
+
+    Args:
+        network: changed in place.
+        initial_weights: a file of a plain state dictionary; None leaves the network as it is.
+
+    Raises:
+        CrossmodaError: the file is missing, is not a state dictionary, or belongs to another network.
+    """
+    if initial_weights is not None:
+        load_weights(network, initial_weights, setting="initial_weights")
 
 
 class GradientClip:

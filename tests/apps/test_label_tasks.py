@@ -14,6 +14,7 @@ import torch
 import yaml
 from monai.networks.nets import UNet
 
+from crossmoda.data.volumes import write_volume
 from crossmoda.errors import CrossmodaError
 from crossmoda.files import PARTIAL_MARK, write_json, write_text
 
@@ -134,6 +135,8 @@ def test_the_segmenter_takes_from_overlays_how_it_predicts_and_nothing_that_writ
     keys = {
         "network_def": {"_target_": "UNet", **unet},
         "sliding_window::overlap": 0.125,
+        "low": 0.25,
+        "prepare": [{"_target_": "ThresholdIntensity", "threshold": "@low", "cval": 0.5}],
         "keep_one_tumour": {"_target_": "Lambdad", "keys": "pred", "func": "$lambda label: label"},
         "save::output_dir": f"{tmp_path}/elsewhere",
     }
@@ -149,5 +152,10 @@ def test_the_segmenter_takes_from_overlays_how_it_predicts_and_nothing_that_writ
     assert config.get_parsed_content("sliding_window").overlap == 0.125
     assert config.get_parsed_content("sliding_window").roi_size == [32, 32, 8]
     assert type(config.get_parsed_content("keep_one_tumour")).__name__ == "Lambdad"
+    image, scan = np.random.default_rng(0).random((6, 5, 4), np.float32), tmp_path / "p_hrT2.nii.gz"
+    write_volume(scan, image, np.diag([-1.0, 1, 1, 1]))
+    prepared = segmenter.bundle_config.get_parsed_content("preprocessing").transforms[:2]
+    found = prepared[1](prepared[0]({"image": str(scan)}))["image"].numpy()[0]
+    np.testing.assert_array_equal(found, np.where(image > 0.25, image, np.float32(0.5)))
     assert config["weights"] == str((tmp_path / "model.pt").resolve())
     assert "elsewhere" not in str(config["save"])

@@ -121,7 +121,17 @@ def test_required_properties_are_there(configs: Path, dataset: Path) -> None:
 def test_training_and_inference_agree(configs: Path) -> None:
     train_config = ConfigParser.load_config_file(configs / "train.yaml")
     inference_config = ConfigParser.load_config_file(configs / "inference.yaml")
-    for key in ("network_def", "structures", "spacing", "crop_size", "patch_size", "amp", "bundle_root"):
+    for key in (
+        "network_def",
+        "structures",
+        "prepare",
+        "agreed",
+        "spacing",
+        "crop_size",
+        "patch_size",
+        "amp",
+        "bundle_root",
+    ):
         assert train_config[key] == inference_config[key], key
     working_space, preprocessing = train_config["to_working_space"], inference_config["preprocessing"]
     assert {**working_space, "label_keys": None} == {**preprocessing, "label_keys": None}

@@ -6,6 +6,7 @@ ones cochlea. What each overlay must give is therefore known.
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,14 @@ import numpy as np
 import pytest
 import torch
 from monai.bundle import ConfigParser
+from monai.data import MetaTensor
 from support import workflow_of
 
 from crossmoda.data.datalist import load_datalist, save_datalist
 from crossmoda.engines import save_weights
 from crossmoda.errors import find_user_error
 from crossmoda.files import read_json
+from crossmoda.preprocessing import VanCittertDeconvolution
 
 BUNDLE = "vs_cochlea_hrt2_segmentation"
 SHAPE = (44, 36, 12)
@@ -38,6 +41,8 @@ OVERLAYS = (
     "refine",
     "anatomy",
     "evaluate",
+    "prepare_deconvolved",
+    "prepare_clipped",
 )
 VS_LEVEL, COCHLEA_LEVEL = 1.75, 3.0  # raw signal at which one structure begins; head 1, VS 2.5, cochlea 3.5
 SETTINGS: dict[str, Any] = {
@@ -275,6 +280,7 @@ MERGED = [
     "merge crf evaluate",
     "confidence merge anatomy",
     "merge confidence",
+    "merge prepare_clipped evaluate",
 ]
 OF_ONE_MODEL = [
     "ensemble evaluate",
@@ -293,7 +299,13 @@ OF_ONE_MODEL = [
     "uncertainty crf crf_agreement confidence",
     "uncertainty mutual_information crf anatomy",
     "votes crf crf_agreement confidence evaluate",
+    "prepare_clipped uncertainty votes crf anatomy",
+    "ensemble prepare_deconvolved prepare_clipped anatomy evaluate",
 ]
+PREPARED = {  # by so little that the network still fits
+    "prepare_clipped": {"clipping_percentile": 99.8},
+    "prepare_deconvolved": {"deconvolution_sigma_mm": [0.1, 0.1, 0.1]},
+}
 
 
 @pytest.mark.parametrize("chain", [*MERGED, *OF_ONE_MODEL])
@@ -311,6 +323,7 @@ def test_overlays_combine(
     settings: dict[str, Any] = {"members": found} if "ensemble" in names else {"weights": found[0]}
     settings |= {"hard_votes": True} if {"votes", "ensemble"} <= set(names) else {}
     settings |= {"channels": 2, "other_dir": other} if merged else {}
+    settings |= {key: value for name in names for key, value in PREPARED.get(name, {}).items()}
     predict(configs, labelled, tmp_path, *names, sections=["target"], **settings)
     if "evaluate" in names:
         rows = dict(line.split(",")[:2] for line in (tmp_path / "metrics.csv").read_text().splitlines())
@@ -351,6 +364,90 @@ def test_a_chain_without_meaning_is_refused_before_the_first_image(
         predict(configs, images, tmp_path, *chain.split(), members=members, weights=members[0], other_dir=other)
     assert reason in str(find_user_error(caught.value))
     assert list(tmp_path.iterdir()) == []
+
+
+# --- Preparation ---
+
+
+def clipped(image: np.ndarray) -> np.ndarray:
+    """Return a scan clipped so low that the cochleae are no brighter than the VS."""
+    return np.minimum(image, np.percentile(image, 99.5))
+
+
+def deconvolved(image: np.ndarray) -> np.ndarray:
+    volume = MetaTensor(torch.from_numpy(image[None]), affine=torch.from_numpy(AFFINE))
+    return VanCittertDeconvolution((0.5, 0.6, 1.5), 4)(volume).numpy()[0]
+
+
+PREPARATIONS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "prepare_clipped": (clipped, {"clipping_percentile": 99.5}),
+    "prepare_deconvolved": (
+        deconvolved,
+        {"deconvolution_sigma_mm": [0.5, 0.6, 1.5], "deconvolution_iterations": 4},
+    ),
+}
+
+
+@pytest.mark.parametrize("overlay", PREPARATIONS)
+def test_a_prepared_scan_is_predicted_as_a_file_that_was_prepared_by_hand(
+    configs: Path, images: Path, weights: Path, plain: Path, tmp_path: Path, overlay: str
+) -> None:
+    by_hand, settings = PREPARATIONS[overlay]
+    (tmp_path / "ready").mkdir()
+    for seed, case in enumerate(CASES):
+        prepared = by_hand(patient(seed))
+        nib.save(nib.Nifti1Image(prepared.astype(np.float32), AFFINE), tmp_path / "ready" / f"{case}_hrT2.nii.gz")
+    before = {path.name: path.read_bytes() for path in images.iterdir()}
+    found = predict(configs, images, tmp_path / "found", overlay, weights=weights, **settings)
+    expected = predict(configs, tmp_path / "ready", tmp_path / "expected", weights=weights)
+    for case in CASES:  # label also makes sure of the scan's own grid
+        np.testing.assert_array_equal(label(found, case), label(expected, case))
+        assert (label(found, case) != label(plain, case)).any()
+    assert {path.name: path.read_bytes() for path in images.iterdir()} == before
+
+
+def test_a_preparation_is_replaced_by_none_and_what_is_named_first_is_done_first(configs: Path) -> None:
+    names = ["prepare_deconvolved", "prepare_clipped"]
+    for base in ("train", "inference", "nnunet"):
+        for order in (names, names[::-1]):
+            parser = ConfigParser()
+            parser.read_config([str(configs / f"{name}.yaml") for name in (base, *order)])
+            classes = [type(transform).__name__ for transform in parser.get_parsed_content("prepare")]
+            known = {"prepare_deconvolved": "VanCittertDeconvolution", "prepare_clipped": "ClipIntensityPercentiles"}
+            assert classes == [known[name] for name in order]
+        parser.update({"prepare": []})
+        assert parser.get_parsed_content("prepare") == []
+
+
+def test_weights_of_another_preparation_are_refused_in_one_line(
+    configs: Path, images: Path, network: Any, tmp_path: Path
+) -> None:
+    trained = agreed_upon(configs, "prepare_clipped", clipping_percentile=99.5)
+    paths = [network(tmp_path / f"{n}.pt", VS_LEVEL, level, agreed=trained) for n, level in enumerate((2.9, 3.0))]
+    other = network(tmp_path / "plain.pt", VS_LEVEL, COCHLEA_LEVEL, agreed={"prepare": []})
+    out = tmp_path / "out"
+    settings: dict[str, Any] = {"weights": paths[0], "clipping_percentile": 99.5}
+    for names, changes, reason in (
+        ((), {"weights": paths[0]}, r"0\.pt: trained with prepare \['ClipIntensityPercentiles\(.*but prepare is \[\]"),
+        (("prepare_clipped",), {**settings, "clipping_percentile": 95}, r"upper=99\.5.*but prepare is .*upper=95, "),
+        (("prepare_clipped",), {**settings, "weights": other}, r"plain\.pt: trained with prepare \[\], but"),
+        (("ensemble",), {"members": [other, paths[1]]}, r"1\.pt: trained with prepare"),
+    ):
+        members = {"members": [str(path) for path in changes.pop("members")]} if "members" in changes else {}
+        with pytest.raises(Exception, match=r".") as caught:
+            predict(configs, images, out, *names, **changes, **members)
+        assert re.search(reason, str(find_user_error(caught.value))), find_user_error(caught.value)
+    assert not out.exists()
+    predict(configs, images, out, "prepare_clipped", **settings)
+    label(out)
+
+
+def agreed_upon(configs: Path, overlay: str, **settings: Any) -> Any:
+    """Return what a prediction with an overlay asks of the weights."""
+    parser = ConfigParser()
+    parser.read_config([str(configs / f"{name}.yaml") for name in ("inference", overlay)])
+    parser.update(settings)
+    return parser.get_parsed_content("agreed")
 
 
 # --- Votes ---

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +14,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from ignite.engine import Events
 from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.data.utils import set_rnd
-from support import workflow_of
+from support import interrupt, workflow_of
 
 from crossmoda.errors import find_user_error
 
@@ -197,6 +202,151 @@ def test_card_c_s_loss_and_augmentation_train_the_parts_of_the_tumour(configs: P
     assert np.isfinite(json.loads((tmp_path / "out" / "history.json").read_text())["series"]["loss"]).all()
 
 
+# --- Preparation ---
+
+
+def prepared_dataset(folder: Path, plain: Path) -> Path:
+    """Write a copy of a datalist whose images are clipped at their 90th percentile, and return its path."""
+    datalist = json.loads(plain.read_text())
+    for item in (*datalist["source"], *datalist["validation"]):
+        image = patient(int(item["case"][-1]), "2022")[0]
+        item["image"] = save(folder / f"{item['case']}_hrT2.nii.gz", np.minimum(image, np.percentile(image, 90)))
+    (folder / "prepared.json").write_text(json.dumps(datalist))
+    return folder / "prepared.json"
+
+
+def test_training_and_validation_learn_from_prepared_images(configs: Path, plain_dataset: Path, tmp_path: Path) -> None:
+    """Patches of raw images with the overlay are those of images that were clipped by hand, without it."""
+    raw = workflow(configs, plain_dataset, tmp_path, "prepare_clipped", clipping_percentile=90)
+    ready = workflow(configs, prepared_dataset(tmp_path, plain_dataset), tmp_path)
+    plain = workflow(configs, plain_dataset, tmp_path)
+    expected, unlike = patches(ready, 6), patches(plain, 6)
+    for found, same, other in zip(patches(raw, 6), expected, unlike, strict=True):
+        torch.testing.assert_close(found["image"], same["image"], atol=1e-3, rtol=0)
+        assert torch.equal(found["label"], same["label"])
+        assert not torch.allclose(found["image"], other["image"], atol=0.05)
+    first, second, third = (made.parser.get_parsed_content("validate::dataset")[0] for made in (raw, ready, plain))
+    torch.testing.assert_close(first["image"].as_tensor(), second["image"].as_tensor(), atol=1e-3, rtol=0)
+    assert torch.equal(first["label"].as_tensor(), third["label"].as_tensor())
+    assert not torch.allclose(first["image"].as_tensor(), third["image"].as_tensor(), atol=0.05)
+
+
+def test_weights_tell_what_images_were_prepared_by_and_another_training_does_not_go_on(
+    configs: Path, plain_dataset: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for percentile in (90, 80, 80.0):
+        workflow(configs, plain_dataset, tmp_path, "prepare_clipped", clipping_percentile=percentile).run()
+        (told,) = json.loads((tmp_path / "model.json").read_text())["agreed"]["prepare"]
+        assert f"upper={percentile:g}, " in told
+    afresh = [record for record in caplog.records if "belongs to another configuration" in record.message]
+    assert len(afresh) == 1
+
+
+# --- Weights to begin with ---
+
+
+@pytest.fixture(scope="module")
+def before(configs: Path, plain_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The weights of a training with another seed."""
+    folder = tmp_path_factory.mktemp("before")
+    workflow(configs, plain_dataset, folder, seed=5).run()
+    return folder / "model.pt"
+
+
+def states(*paths: Path) -> list[dict[str, torch.Tensor]]:
+    return [torch.load(path, weights_only=True) for path in paths]
+
+
+def alike(*paths: Path) -> bool:
+    first, second = states(*paths)
+    return all(torch.allclose(value, second[name], atol=1e-6) for name, value in first.items())
+
+
+def test_a_training_begins_with_the_given_weights_and_so_does_their_average(
+    configs: Path, plain_dataset: Path, before: Path, tmp_path: Path
+) -> None:
+    """What does not learn ends with what it began with; its average would not, had it begun with random weights."""
+    for name, given in (("warm", str(before)), ("cold", None)):
+        workflow(configs, plain_dataset, tmp_path / name, learning_rate=0.0, initial_weights=given).run()
+    assert alike(tmp_path / "warm" / "model.pt", before)
+    assert not alike(tmp_path / "cold" / "model.pt", before)
+    workflow(configs, plain_dataset, tmp_path / "learns", initial_weights=str(before)).run()
+    assert not alike(tmp_path / "learns" / "model.pt", before)
+
+
+def test_a_killed_training_goes_on_from_its_checkpoint_and_not_from_the_weights_it_began_with(
+    configs: Path, plain_dataset: Path, before: Path, tmp_path: Path
+) -> None:
+    settings: dict[str, Any] = {"initial_weights": str(before), "max_epochs": 2}
+    workflow(configs, plain_dataset, tmp_path / "unbroken", **settings).run()
+    broken = workflow(configs, plain_dataset, tmp_path / "broken", **settings)
+    broken.trainer.add_event_handler(Events.ITERATION_COMPLETED(once=3), interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        broken.run()
+    workflow(configs, plain_dataset, tmp_path / "broken", **settings).run()
+    first, second = states(tmp_path / "unbroken" / "model.pt", tmp_path / "broken" / "model.pt")
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def test_the_content_of_the_weights_decides_and_not_their_name(
+    configs: Path, plain_dataset: Path, before: Path, tmp_path: Path
+) -> None:
+    shutil.copy(before, tmp_path / "copy.pt")
+    torch.save({name: value + 1 for name, value in states(before)[0].items()}, tmp_path / "other.pt")
+    paths = [None, str(before), str(tmp_path / "copy.pt"), str(tmp_path / "other.pt")]
+    made = [workflow(configs, plain_dataset, tmp_path, initial_weights=path) for path in paths]
+    none, first, copy, other = (one.parser.get_parsed_content("fingerprint") for one in made)
+    assert first == copy
+    assert len({none, first, other}) == 3
+
+
+def test_weights_that_no_training_can_begin_with_are_refused_before_it_is_run(
+    configs: Path, plain_dataset: Path, before: Path, tmp_path: Path
+) -> None:
+    larger: dict[str, Any] = {"network_def::filters": [4, 4, 4, 8]}
+    remedy = "train first or name another file with --initial_weights"
+    (tmp_path / "damaged.pt").write_bytes(before.read_bytes()[:-300])
+    for path, changes, reason in (
+        (before, larger, "model.pt: weights of another network than network_def (DynUNet)"),
+        (tmp_path / "damaged.pt", {}, "damaged.pt: not a file of weights"),
+        (
+            tmp_path / "absent.pt",
+            {},
+            f"absent.pt: no weights there; {remedy}",
+        ),
+    ):
+        with pytest.raises(Exception, match=r".") as caught:
+            workflow(configs, plain_dataset, tmp_path / "out", initial_weights=str(path), **changes)  # not run
+        assert reason in str(find_user_error(caught.value))
+    assert not (tmp_path / "out").exists()
+
+
+def test_several_processes_are_initialised_as_one_is(configs: Path) -> None:
+    one, several = (ConfigParser.load_config_file(configs / f"{n}.yaml") for n in ("train", "multi_gpu_train"))
+    assert [line for line in several["initialize"] if line in one["initialize"]] == one["initialize"]
+
+
+@pytest.mark.slow
+def test_two_processes_begin_with_the_given_weights(
+    configs: Path, plain_dataset: Path, before: Path, tmp_path: Path, repository: Path
+) -> None:
+    files = str([str(configs / f"{name}.yaml") for name in ("train", "multi_gpu_train")])
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    settings = {**TINY, "learning_rate": 0.0, "initial_weights": before, "dataset_dir": plain_dataset}
+    settings = {**settings, "output_dir": tmp_path, "bundle_root": configs.parent}
+    settings.pop("device")
+    arguments = [part for key, value in settings.items() for part in (f"--{key}", str(value))]
+    command = [*launcher, "-m", "monai.bundle", "run", "--config_file", files, *arguments]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    subprocess.run(command, cwd=repository, env=environment, check=True, timeout=300)
+    assert alike(tmp_path / "model.pt", before)
+    processes = [tmp_path / "checkpoints" / f"state_{rank}.pt" for rank in (0, 1)]
+    begun = states(before)[0]
+    for state in states(*processes):
+        held = {name.removeprefix("module."): value for name, value in state["objects"]["network"].items()}
+        assert all(torch.equal(value, held[name]) for name, value in begun.items())
+
+
 # --- Partial labels ---
 
 
@@ -253,7 +403,9 @@ def test_partial_labels_cannot_judge(configs: Path, plain_dataset: Path, tmp_pat
 
 
 def test_no_training_goes_on_from_the_state_of_another_variant(configs: Path, plain_dataset: Path) -> None:
-    variants = [[], ["variant_loss_chen"], ["variant_partial_labels"], *([name] for name in AUGMENTATIONS)]
+    prepared = [["prepare_clipped"], ["prepare_deconvolved"], ["prepare_deconvolved", "prepare_clipped"]]
+    others = [["variant_loss_chen"], ["variant_partial_labels"], *([name] for name in AUGMENTATIONS)]
+    variants = [[], *others, *prepared]
     settings = {**TINY, "dataset_dir": plain_dataset, "fold": None}
     found = []
     for overlays in variants:

@@ -26,6 +26,8 @@ def test_weights_are_a_plain_state_dict_with_a_sidecar(tmp_path: Path) -> None:
 def test_missing_spoilt_and_foreign_weights_are_told_apart(tmp_path: Path) -> None:
     with pytest.raises(CrossmodaError, match=r"model\.pt: no weights there"):
         load_weights(torch.nn.Linear(2, 3), tmp_path / "model.pt")
+    with pytest.raises(CrossmodaError, match="name another file with --initial_weights"):
+        load_weights(torch.nn.Linear(2, 3), tmp_path / "model.pt", setting="initial_weights")
     (tmp_path / "model.pt").write_bytes(b"")
     with pytest.raises(CrossmodaError, match=r"model\.pt: not a file of weights"):
         load_weights(torch.nn.Linear(2, 3), tmp_path / "model.pt")

@@ -14,11 +14,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from monai.transforms import ClipIntensityPercentiles
+from scipy.ndimage import gaussian_filter
 
 from crossmoda.data.datalist import load_datalist, save_datalist
 from crossmoda.data.volumes import read_volume, write_volume
 from crossmoda.errors import CrossmodaError
 from crossmoda.files import read_json
+from crossmoda.preprocessing import VanCittertDeconvolution
 from crossmoda.segmentation.cases import cases_to_learn
 from crossmoda.segmentation.nnunet import NnUNetSettings, NnUNetTraining, export_model
 from crossmoda.segmentation.nnunet import training as nnunet_training
@@ -136,6 +139,56 @@ def test_images_are_linked_to_unless_nnunet_would_read_them_otherwise(datalist: 
         np.testing.assert_allclose(written.header.get_zooms(), ours.spacing_mm, rtol=1e-6)
         np.testing.assert_allclose(written.affine, ours.affine, atol=1e-6)
         np.testing.assert_array_equal(np.asarray(written.dataobj), ours.array)
+
+
+def test_prepared_images_are_written_anew_on_their_own_grid(datalist: Path, tmp_path: Path) -> None:
+    """One step of the deconvolution, by hand, with widths of 0.5, 0.4 and 1 mm along the patient's x, y and z.
+
+    The file's axes are P, S, R, so along them the widths are 0.4 / 0.5, 1 / 0.8 and 0.5 / 2 voxels.
+    """
+    items = cases_to_learn(datalist, ["source"])[:2]
+    write_four_axes(Path(items[1]["image"]))
+    prepare = [VanCittertDeconvolution((0.5, 0.4, 1.0), iterations=1), ClipIntensityPercentiles(None, 80)]
+    raw, labels = tmp_path / "raw", {"extra": 1, "intra": 2, "cochlea": 3}
+    contents = [Path(entry["image"]).read_bytes() for entry in items]
+    write_raw_dataset(raw, name_items(items), labels, STRUCTURES, prepare)
+    for name, entry in zip(name_items(items), items, strict=True):
+        path = raw / "imagesTr" / f"{name}_0000.nii.gz"
+        given = read_volume(entry["image"]).array
+        again = gaussian_filter(given, (0.4 / 0.5, 1 / 0.8, 0.5 / 2), mode="nearest")
+        sharp = np.clip(2 * given - again, given.min(), given.max())
+        written: Any = nib.load(path)
+        assert not path.is_symlink()
+        np.testing.assert_allclose(written.affine, AFFINE, atol=1e-6)
+        np.testing.assert_allclose(written.header.get_zooms(), (0.5, 0.8, 2), atol=1e-6)
+        np.testing.assert_allclose(written.get_fdata(), np.minimum(sharp, np.percentile(sharp, 80)), atol=1e-5)
+        assert np.abs(written.get_fdata() - given).max() > 0.1
+    assert [Path(entry["image"]).read_bytes() for entry in items] == contents
+
+
+def test_another_preparation_starts_afresh_and_is_told_beside_the_weights(
+    datalist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """nnU-Net itself is not started: what it would find, and what would be written of it, is looked at."""
+    told: list[Any] = []
+    monkeypatch.setattr(nnunet_training.subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 0))
+    monkeypatch.setattr(nnunet_training, "export_model", lambda folders, settings, path, info: told.append(info))
+    brightest = []
+    for percentile in (None, 50, 50.0, 70):
+        prepare = [] if percentile is None else [ClipIntensityPercentiles(None, percentile)]
+        training(datalist, tmp_path, prepare=prepare).run()
+        image = NnUNetFolders(tmp_path / "nnunet").raw / "imagesTr" / "a_0000_0000.nii.gz"
+        brightest.append(float(read_volume(image).array.max()))
+    image = read_volume(load_datalist(datalist)["source"][0]["image"]).array
+    assert brightest == pytest.approx([image.max(), *(np.percentile(image, q) for q in (50, 50, 70))], abs=1e-6)
+    assert sum("starts afresh" in record.message for record in caplog.records) == 2
+    none, first, same, other = (info["agreed"]["prepare"] for info in told)
+    assert none == []
+    assert first == same
+    assert "upper=70, " in other[0]
+    hashes = [info["nnunet_training"] for info in told]
+    assert len(set(hashes)) == 3
+    assert hashes[1] == hashes[2]
 
 
 def disagree(path: Path) -> None:

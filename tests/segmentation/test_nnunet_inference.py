@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from support import BUNDLES, workflow_of
 
 from crossmoda.data.transforms import LoadVolume
 from crossmoda.engines import load_weights, save_weights
 from crossmoda.errors import CrossmodaError, find_user_error
+from crossmoda.preprocessing import describe_transforms
 from crossmoda.segmentation.nnunet import (
     NnUNetEnsemble,
     NnUNetInferer,
@@ -98,11 +100,11 @@ def description(**changes: Any) -> dict[str, Any]:
     return {"plans": plans, "dataset": DATASET, "members": [member], "postprocessing": [], **changes}
 
 
-def save_model(path: Path, **changes: Any) -> NnUNetEnsemble:
+def save_model(path: Path, info: Mapping[str, Any] | None = None, **changes: Any) -> NnUNetEnsemble:
     torch.manual_seed(3)
     described = description(**changes)
     ensemble = NnUNetEnsemble(described)
-    save_weights(ensemble, path, {"structures": ["vs", "cochlea"], "nnunet": described})
+    save_weights(ensemble, path, {"structures": ["vs", "cochlea"], "nnunet": described, **(info or {})})
     return ensemble
 
 
@@ -249,6 +251,39 @@ def test_the_uncertainty_overlay_works_after_it(model: Path, scans: Path, tmp_pa
     image: Any = nib.load(scans / "case_2_hrT2.nii.gz")
     np.testing.assert_allclose(uncertainty.affine, image.affine, atol=1e-5)
     assert 0 < np.asarray(uncertainty.dataobj).max() <= 1
+
+
+def test_scans_are_prepared_as_the_training_s_were(scans: Path, tmp_path: Path) -> None:
+    """What nnunet.yaml hands on gives what files prepared by hand give; any other preparation is refused."""
+    parser = ConfigParser()
+    parser.read_config([str(CONFIGS / f"{name}.yaml") for name in ("nnunet", "prepare_clipped")])
+    parser.update({"clipping_percentile": 60, "dataset_dir": str(scans), "output_dir": str(tmp_path)})
+    prepare = parser.get_parsed_content("nnunet").prepare
+    save_model(tmp_path / "model.pt", {"agreed": {"prepare": describe_transforms(prepare)}})
+    save_model(tmp_path / "any.pt")
+    (tmp_path / "ready").mkdir()
+    for scan in scans.iterdir():
+        image: Any = nib.load(scan)
+        array = np.minimum(image.get_fdata(), np.percentile(image.get_fdata(), 60)).astype(np.float32)
+        nib.save(nib.Nifti1Image(array, image.affine), tmp_path / "ready" / scan.name)
+    places = {"raw": scans, "prepared": scans, "ready": tmp_path / "ready"}
+    settings = {
+        "raw": {"weights": "any.pt"},
+        "prepared": {"weights": "model.pt", "prepare": prepare},
+        "ready": {"weights": "any.pt"},
+    }
+    for name, folder in places.items():
+        changes = {**settings[name], "weights": str(tmp_path / str(settings[name]["weights"]))}
+        out = str(tmp_path / name)
+        predict_with_bundle(BUNDLE, dataset_dir=str(folder), output_dir=out, device="cpu", mirroring=False, **changes)
+    for scan in scans.iterdir():
+        file = scan.name.replace("hrT2", "Label")
+        raw, prepared, ready = (np.asarray(nib.load(tmp_path / name / file).dataobj) for name in places)  # type: ignore[attr-defined]
+        np.testing.assert_array_equal(prepared, ready)
+        assert (prepared != raw).any()
+    with pytest.raises(Exception, match=r".") as caught:
+        predict_with_bundle(BUNDLE, weights=str(tmp_path / "model.pt"), dataset_dir=str(scans), device="cpu")
+    assert "model.pt: trained with prepare ['ClipIntensityPercentiles(" in str(find_user_error(caught.value))
 
 
 def test_no_sections_means_no_prediction(tmp_path: Path) -> None:

@@ -13,13 +13,16 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from monai.transforms import Transform
 
-from crossmoda.data.transforms import LoadVolumed, MapLabelsByNamed
+from crossmoda.data.transforms import LoadVolume, LoadVolumed, MapLabelsByNamed
 from crossmoda.data.volumes import Grid, Volume, read_grid, read_volume, same_grid, spacing_mm, write_volume
 from crossmoda.errors import CrossmodaError
 from crossmoda.files import atomic_directory, write_json
 from crossmoda.labels import model_labels
+from crossmoda.preprocessing import PrepareImage
 from crossmoda.segmentation.cases import cases_to_learn, cases_to_validate
+from crossmoda.segmentation.geometry import affine_of
 
 ENDING = ".nii.gz"
 CASES = "cases.json"  # identifier -> which case, view and image it is
@@ -37,31 +40,39 @@ def name_items(items: Sequence[Item]) -> dict[str, Item]:
 
 
 def write_raw_dataset(
-    folder: Path, named: Mapping[str, Item], labels: Mapping[str, int], structures: Sequence[str]
+    folder: Path,
+    named: Mapping[str, Item],
+    labels: Mapping[str, int],
+    structures: Sequence[str],
+    prepare: Sequence[Transform] = (),
 ) -> None:
     """Write ``dataset.json``, ``imagesTr`` and ``labelsTr`` (and ``cases.json``), whole or not at all.
 
-    Images are linked to, and written anew only where nnU-Net would not read them as the project does. Labels get the
-    numbers 1, 2, ... of ``structures``, whatever they are numbered on disk. nnU-Net is told to read in RAS, so scans
-    whose axes are stored in other orders look alike to it, and to write predictions back on the scan's own grid.
+    Images are linked to, and written anew only where they are prepared or nnU-Net would not read them as the project
+    does. Labels get the numbers 1, 2, ... of ``structures``, whatever they are numbered on disk. nnU-Net is told to
+    read in RAS, so scans whose axes are stored in other orders look alike to it, and to write predictions back on the
+    scan's own grid.
 
     Args:
         folder: of the data set, replaced if it is there.
         named: identifier -> item with ``image``, ``label`` and perhaps ``labels``.
         labels: ``name -> number`` of label files whose item does not say.
         structures: what is to be segmented.
+        prepare: array transforms of intensity, applied to each image (see ``PrepareImage``).
 
     Raises:
         CrossmodaError: a structure that labels cannot tell apart or that no label shows, or a label that is not on its
             image's grid.
     """
     load, to_structures = LoadVolumed("label"), MapLabelsByNamed("label", labels, structures)
+    preparation = PrepareImage(prepare) if prepare else None
     seen: set[int] = set()
     with atomic_directory(folder) as partial:
         for name in ("imagesTr", "labelsTr"):
             (partial / name).mkdir()
         for identifier, item in named.items():
-            grid = _place_image(Path(item["image"]), partial / "imagesTr" / f"{identifier}_0000{ENDING}")
+            image = partial / "imagesTr" / f"{identifier}_0000{ENDING}"
+            grid = _place_image(Path(item["image"]), image, preparation)
             label = to_structures(load({key: item[key] for key in ("label", "labels") if key in item}))["label"]
             array = label.numpy()[0].astype(np.uint8)
             if not same_grid(grid, Grid(array.shape, label.affine.numpy())):
@@ -132,8 +143,13 @@ def _identity(item: Item) -> dict[str, Any]:
     return {key: str(item[key]) for key in ("case", "site", "view", "image", "label")}
 
 
-def _place_image(source: Path, target: Path) -> Grid | Volume:
-    """Link to an image, or write it as nnU-Net reads it, and return its grid."""
+def _place_image(source: Path, target: Path, preparation: PrepareImage | None) -> Grid | Volume:
+    """Link to an image, or write it prepared or as nnU-Net reads it, and return its grid."""
+    if preparation is not None:
+        image = preparation(LoadVolume()(source))
+        prepared = Volume(image.numpy()[0], affine_of(image))
+        write_volume(target, prepared.array, prepared.affine, dtype=np.float32)
+        return prepared
     if _reads_alike(source):
         _link(source.resolve(), target)
         return read_grid(source)

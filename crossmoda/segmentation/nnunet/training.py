@@ -11,8 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from monai.transforms import Transform
+
 from crossmoda.errors import CrossmodaError
 from crossmoda.files import hash_of, read_json, sha256_of, write_json
+from crossmoda.preprocessing import describe_transforms
 from crossmoda.segmentation.cases import cases_to_learn, disk_labels, training_fingerprint
 from crossmoda.segmentation.nnunet.model import export_model
 from crossmoda.segmentation.nnunet.raw_dataset import name_items, patient_splits, write_raw_dataset
@@ -34,7 +37,7 @@ class NnUNetTraining:
     (with a warning): nnU-Net knows none.
 
     What exists is gone on with: finished folds are kept, an unfinished one goes on from its checkpoint. Another data
-    set or planner starts anew, another trainer or length trains the folds anew.
+    set, preparation or planner starts anew, another trainer or length trains the folds anew.
 
     Args:
         dataset_dir: a dataset folder or a datalist JSON.
@@ -43,6 +46,8 @@ class NnUNetTraining:
         resume: False starts anew whatever exists.
         keep_preprocessed: False deletes nnU-Net's copies of the data once the model is written.
         fingerprint: noted in ``model.json``; by default a hash of the data and the settings.
+        prepare: array transforms of intensity that nnU-Net's copies of the scans have been through (see
+            ``PrepareImage``); ``model.json`` names them, and predictions must agree.
         settings: of ``NnUNetSettings``.
 
     Raises:
@@ -57,6 +62,7 @@ class NnUNetTraining:
         resume: bool = True,
         keep_preprocessed: bool = True,
         fingerprint: str = "",
+        prepare: Sequence[Transform] = (),
         **settings: Any,
     ) -> None:
         require_nnunet()
@@ -66,6 +72,8 @@ class NnUNetTraining:
         self.resume = resume
         self.keep_preprocessed = keep_preprocessed
         self.fingerprint = fingerprint
+        self.prepare = list(prepare)
+        self.agreed = {"prepare": describe_transforms(prepare)}
         self.settings = NnUNetSettings(**settings)
         self.folders = NnUNetFolders(self.output_dir / "nnunet")
 
@@ -86,6 +94,7 @@ class NnUNetTraining:
         self._run_worker()
         info = {
             "structures": list(self.settings.structures),
+            "agreed": self.agreed,
             "config_hash": self.fingerprint or fingerprint,
             "nnunet_training": fingerprint,
         }
@@ -102,7 +111,8 @@ class NnUNetTraining:
         images = [sha256_of(item["image"]) for item in items]
         numbers = [item.get("labels") for item in items]
         labels = disk_labels(self.dataset_dir)
-        return training_fingerprint(items, images, numbers, labels, list(self.settings.structures))
+        structures = list(self.settings.structures)
+        return training_fingerprint(items, images, numbers, labels, structures, *self.agreed["prepare"])
 
     def _is_done(self, fingerprint: str) -> bool:
         sidecar = self.output_dir / "model.json"
@@ -123,7 +133,8 @@ class NnUNetTraining:
             logger.warning("%s: other data or plans than before; nnU-Net starts afresh", self.folders.root)
             shutil.rmtree(self.folders.root)
         if not (self.folders.raw / "dataset.json").is_file():
-            write_raw_dataset(self.folders.raw, named, disk_labels(self.dataset_dir), self.settings.structures)
+            labels, structures = disk_labels(self.dataset_dir), self.settings.structures
+            write_raw_dataset(self.folders.raw, named, labels, structures, self.prepare)
         self.folders.preprocessed.mkdir(parents=True, exist_ok=True)
         if splits:
             write_json(self.folders.preprocessed / "splits_final.json", splits)

@@ -31,7 +31,8 @@ from crossmoda.self_training.cross_validation.settings import (
     CrossValidationSettings,
 )
 
-AGREED = ("network_def", "structures", "spacing", "crop_size", "patch_size")  # between training and inference
+# Between training and inference.
+AGREED = ("network_def", "structures", "prepare", "spacing", "crop_size", "patch_size")
 KEPT = ("inferer", "to_own_grid", "save_maps", "postprocessing::transforms")  # without which folds are not averaged
 # What overlays add once labels are decided, which the file's own candidates of post-processing are for.
 AFTERWARDS = (POSTPROCESSING_KEY, *(f"postprocessing::{step}" for step in ("remove_small", "refine", "check_anatomy")))

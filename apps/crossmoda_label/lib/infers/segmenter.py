@@ -18,12 +18,9 @@ from crossmoda.labels import model_labels
 from crossmoda.self_training.review import read_current
 from crossmoda.self_training.work import BundleUse
 
-# What an overlay may say of how a scan becomes a label. The rest of it, such as maps of uncertainty that are written to
-# a folder, belongs to the loop.
-SERVED = (
-    *("imports", "network_def", "preprocessing", "sliding_window", "keep_one_tumour"),
-    *("amp", "mirroring", "use_folds"),
-)
+# What an overlay may change of how a scan becomes a label. The rest of it, such as maps of uncertainty that are written
+# to a folder, belongs to the loop. What it adds, such as settings of its own, does nothing unless these name it.
+SERVED = ("imports", "network_def", "prepare", "preprocessing", "sliding_window", "keep_one_tumour", "amp")
 
 
 class _Weights(BundleConstants):
@@ -75,7 +72,7 @@ class Segmenter(BundleInferTask):
         parser = super()._load_bundle_config(path, config)
         merged = ConfigParser()
         merged.read_config([str(file) for file in self.use.files("inference")])
-        served = {key: merged[key] for key in SERVED if key in merged}
+        served = {key: value for key, value in merged.get().items() if key in SERVED or key not in parser}
         parser.update({**served, **self.use.overrides("inference"), "weights": str(self.weights)})
         return parser
 
