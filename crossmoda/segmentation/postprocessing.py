@@ -26,11 +26,11 @@ def compose_steps(
     keep_confidence: Step | None = None,
     measure_confidence: Step | None = None,
     measure_agreement: MeasureAgreementd | None = None,
+    save_maps: Step | None = None,
 ) -> Compose:
     """Return a bundle's postprocessing with the steps that overlays add, in this order whatever that of the files.
 
-    Overlays that list their own ``transforms`` (what is measured and saved) know nothing of these steps, and these
-    nothing of them.
+    An overlay that lists its own ``transforms``, as evaluate.yaml, knows nothing of these steps, nor these of it.
 
     Args:
         transforms: the list, which holds ``decide`` and ``keep_one_tumour``.
@@ -44,6 +44,7 @@ def compose_steps(
         keep_confidence: before the votes and the field, which change how sure the network itself is.
         measure_confidence: last, of what is saved.
         measure_agreement: measures how far the random field changes the decision.
+        save_maps: after all that, of uncertainties measured on the way.
 
     Raises:
         CrossmodaError: the list lacks ``decide`` or ``keep_one_tumour``, or there is no random field to measure.
@@ -54,7 +55,7 @@ def compose_steps(
         random_field = measure_agreement.around(random_field)
     around = {
         id(decide): [keep_confidence, votes, random_field, decide],
-        id(keep_one_tumour): [remove_small, keep_one_tumour, refine, check_anatomy, measure_confidence],
+        id(keep_one_tumour): [remove_small, keep_one_tumour, refine, check_anatomy, measure_confidence, save_maps],
     }
     if not around.keys() <= {id(step) for step in transforms}:
         raise CrossmodaError("postprocessing::transforms lacks '@decide' or '@keep_one_tumour'; list both")

@@ -43,6 +43,7 @@ from crossmoda.self_training.views import (
 from crossmoda.translation.tumour_blending import PLAN
 
 PSEUDO_HRT2_SUFFIX = "_hrT2.nii.gz"
+AGREED = ("structures", "spacing", "prepare")  # between a segmenter's training and its inference
 INITIAL_WEIGHTS = "initial_weights"  # setting of the segmenter's training
 SCAN_DIR = "scan_dir"  # setting of the segmenter's inference: where the hrT2 scans are that it sees rendered
 SCANS = "scans"
@@ -176,13 +177,17 @@ class Work:
             before: the work of the round before, whose predictions the rules judge; None for the first.
         """
         self.segmenter.check("train", self.device, dataset_dir=str(self.dataset_file), output_dir=str(self.run))
+        train, inference = self.segmenter.config("train"), self.segmenter.config("inference")
+        for key in AGREED:
+            if train.get(key) != inference.get(key):
+                raise CrossmodaError(f"the segmenter's {key} differs between its training and its inference; give one")
         if self.warm_start and not self.segmenter.has("train", INITIAL_WEIGHTS):
             raise CrossmodaError(f"warm_start: this segmenter's training has no {INITIAL_WEIGHTS}; leave it out")
         needs = [rule.needs() for rule in self.rules]
         if any(need.measures or need.maps for need in needs) and before is not None:
             require_measured(self.rules, before.segmenter.config("inference"))
         if any(need.trust for need in needs):
-            require_trust_read(self.rules, self.segmenter.config("train"))
+            require_trust_read(self.rules, train)
 
     def augment(self, folder: StepFolder) -> None:
         """Train a SinGAN on a slice of a target scan and blend altered structures into every view's pseudo-hrT2."""

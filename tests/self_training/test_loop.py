@@ -166,6 +166,16 @@ def test_impossible_weights_of_translated_scans_are_refused_before_any_training(
     assert not (tmp_path / "run" / "round_0").exists()
 
 
+@pytest.mark.parametrize("overlay", ["prepare_clipped.yaml", "prepare_deconvolved.yaml"])
+def test_a_preparation_of_the_training_alone_is_refused_before_any_training(
+    tiny_dataset: Path, tmp_path: Path, overlay: str
+) -> None:
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - MONAI wraps the error, its cause is checked
+        run_tiny(tiny_dataset, tmp_path / "run", segmenter_overlays=[overlay])
+    assert "the segmenter's prepare differs between its training and" in str(find_user_error(caught.value))
+    assert not (tmp_path / "run" / "round_0").exists()
+
+
 def test_a_case_that_the_user_weighted_keeps_its_weight_in_every_round() -> None:
     source = [{"case": "a", "label": "a.nii.gz", "weight": 0.5}, {"case": "b", "label": "b.nii.gz"}]
     items = view_items(source, {"cyclegan": lambda item: f"view/{item['case']}_hrT2.nii.gz"}, 0.3)
