@@ -1,0 +1,201 @@
+"""Run every system of ``configs/benchmark.yaml`` on the same synthetic scans; write one table and one page.
+
+    python scripts/benchmark_systems.py --output_dir runs/benchmark
+
+Each system is a run folder of the self-training bundle, with its recipe and the size's profile; what is there already
+is not done again, so the command goes on after any interruption. The scans of a further site, which no training sees,
+are then segmented with its last model. OUT gets benchmark.html and benchmark.md.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # before PyTorch is imported; see the Makefile
+
+import logging
+import multiprocessing
+import time
+from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import fire
+import torch
+import yaml
+from comparing import folder_name
+from memory import peak_mib, peak_of_children_mib
+from monai.bundle import ConfigWorkflow
+
+from crossmoda.data.datalist import load_datalist, save_datalist
+from crossmoda.data.phantom import write_phantom_dataset
+from crossmoda.engines.weights import versions
+from crossmoda.errors import CrossmodaError, find_user_error, report_in_one_line
+from crossmoda.evaluation.aggregate import evaluate_folder
+from crossmoda.evaluation.benchmark import read_results, write_page
+from crossmoda.evaluation.benchmark.results import ANCHORS, COST_FILE, UNSEEN_FILE
+from crossmoda.files import read_json, sha256_of, write_json
+from crossmoda.labels import model_labels
+from crossmoda.self_training import Anchors
+from crossmoda.self_training.bundles import BundleUse, make_workflow
+from crossmoda.self_training.loop import exclusive, find_truth
+
+LOOP = "bundles/vs_cochlea_self_training/configs/train.yaml"
+ANCHOR_RUN = "anchors"
+TRUTH = "truth"
+
+Settings = dict[str, Any]
+
+
+@fire.decorators.SetParseFn(str, "only")  # a name with a comma is no tuple
+def main(
+    output_dir: str = "runs/benchmark", size: str = "small", config: str = "configs/benchmark.yaml", only: str = ""
+) -> None:
+    """Run what is not done yet, measure, and write table and page.
+
+    Args:
+        output_dir: gets a run folder per system, the data sets beside it, the table and the page.
+        size: one of the configuration's.
+        config: systems, sizes, published figures.
+        only: run only the systems whose name holds this text; the anchors are run unless it is given.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("ignite").setLevel(logging.WARNING)
+    if not Path(config).is_file():
+        raise CrossmodaError(f"{config}: no such file; give --config")
+    settings = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
+    if size not in settings["sizes"]:
+        raise CrossmodaError(f"size '{size}' is unknown; {config} has {', '.join(settings['sizes'])}")
+    scale, output = settings["sizes"][size], Path(output_dir)
+    systems = {name: recipe for name, recipe in settings["systems"].items() if only in name}
+    if not systems:
+        raise CrossmodaError(f"--only {only}: no such system; {config} has {', '.join(settings['systems'])}")
+    data = write_phantom_dataset(output.parent / f"{output.name}_data", **scale["phantom"])
+    unseen = write_phantom_dataset(output.parent / f"{output.name}_unseen", **scale["unseen"])
+    output.mkdir(parents=True, exist_ok=True)
+    scans = further_scans(unseen, settings["unseen_site"], output / "unseen.json")
+    files = {name: [LOOP, recipe, scale["profile"]] for name, recipe in systems.items()}
+    for name in files:  # what is wrong with a system is found before the first is trained
+        loop_of(files[name], data, output / folder_name(name), settings["settings"])
+    if not only:
+        in_own_process(train_anchors, [LOOP, scale["profile"]], data, output / ANCHOR_RUN, settings["settings"])
+        for anchor in ANCHORS:
+            measure_unseen(output / ANCHOR_RUN / "anchors" / anchor, output / ANCHOR_RUN, scans, unseen)
+    for name in systems:
+        logging.info("--- %s", name)
+        run = output / folder_name(name)
+        in_own_process(train_system, files[name], data, run, settings["settings"])
+        measure_unseen(run, run, scans, unseen)
+    folders = {name: output / folder_name(name) for name in settings["systems"]}
+    found = read_results(folders, output / ANCHOR_RUN, settings["published"], settings["unseen_site"])
+    text = write_page(found, output, facts(size, config, scale))
+    print(f"\n{text}\nwritten: {output}/benchmark.html, benchmark.md")
+
+
+def further_scans(data: Path, site: str, path: Path) -> Path:
+    """Write a datalist whose validation scans are those of the unseen site, and return it."""
+    datalist = load_datalist(data)
+    kept = [item for item in datalist["validation"] if item["site"] == site]
+    if not kept:
+        raise CrossmodaError(f"{data}: no validation scan of site '{site}'; mend 'unseen' or 'unseen_site'")
+    save_datalist(path, {**datalist, "source": [], "target": [], "validation": kept})
+    return path
+
+
+def workflow_of(files: list[str], data: Path, run: Path, settings: Settings) -> ConfigWorkflow:
+    """Return the loop's workflow for a system."""
+    return make_workflow(files, "train", dataset_dir=str(data), output_dir=str(run), **settings)
+
+
+def loop_of(files: list[str], data: Path, run: Path, settings: Settings) -> Any:
+    """Return the loop of a system, built from its files.
+
+    Raises:
+        CrossmodaError: the files do not make a loop.
+    """
+    try:
+        return workflow_of(files, data, run, settings).parser.get_parsed_content("train::trainer")
+    except Exception as error:
+        raise find_user_error(error) or error from error
+
+
+def in_own_process(work: Any, *arguments: Any) -> None:
+    """Run something in a process of its own, whose memory is its own alone."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        pool.submit(work, *arguments).result()
+
+
+def train_system(files: list[str], data: Path, run: Path, settings: Settings) -> None:
+    """Run a system's loop, and note what it took: minutes of all its steps, and the largest memory of its process."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    workflow = workflow_of(files, data, run, settings)
+    workflow.initialize()
+    started = time.monotonic()
+    workflow.run()
+    before = read_json(run / COST_FILE) if (run / COST_FILE).is_file() else {"mib": 0}
+    if time.monotonic() - started > 1 or not before["mib"]:
+        mib = max(before["mib"], peak_mib(), peak_of_children_mib())
+        write_json(run / COST_FILE, {"minutes": step_minutes(run), "mib": round(mib)})
+
+
+def step_minutes(run: Path) -> float:
+    """Return the minutes of all recorded steps of a run's rounds, however often it was interrupted."""
+    records = [read_json(manifest)["steps"].values() for manifest in sorted(run.glob("round_*/manifest.json"))]
+    return sum(float(step["seconds"]) for steps in records for step in steps) / 60
+
+
+def train_anchors(files: list[str], data: Path, run: Path, settings: Settings) -> None:
+    """Train the project's own segmenter on ceT1 alone and on hrT2 truth."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    loop = loop_of(files, data, run, settings)
+    with exclusive(run):
+        loop.write_description()
+        save_datalist(loop.work.dataset_file, dict(loop.work.datalist))
+        Anchors()(loop)
+
+
+def measure_unseen(model: Path, run: Path, scans: Path, data: Path) -> None:
+    """Segment the unseen site's scans with a run's current model or an anchor's, and measure, unless that was done.
+
+    Args:
+        model: the run folder, or the anchor's.
+        run: the run folder whose description tells the segmenter's settings.
+        scans: datalist of the scans.
+        data: their data set, whose truth is measured against.
+    """
+    use, weights, structures = served(model, run)
+    done = {"weights": sha256_of(weights), "scans": sha256_of(scans)}
+    path = model / UNSEEN_FILE
+    if path.is_file() and read_json(path).get("made_of") == done:
+        return
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    places = {"dataset_dir": str(scans), "output_dir": str(model / "unseen"), "weights": str(weights)}
+    use.run("inference", device, sections=["validation"], uncertainty_dir=str(model / "unseen"), **places)
+    datalist = load_datalist(scans)
+    cases = [item["case"] for item in datalist["validation"]]
+    truth = {case: file for case, file in find_truth(data / TRUTH).items() if case in cases}
+    metrics = evaluate_folder(model / "unseen", truth, model_labels(structures), dict(datalist["labels"]), cases)
+    write_json(path, {**metrics, "made_of": done})
+
+
+def served(model: Path, run: Path) -> tuple[BundleUse, Path, list[str]]:
+    """Return the segmenter, the weights and the structures of a run's current model, or of an anchor."""
+    if model == run:
+        current = read_json(run / "current.json")
+        return BundleUse(**current["segmentation_bundle"]), run / current["segmenter"], current["structures"]
+    trainer = yaml.safe_load((run / "run.yaml").read_text(encoding="utf-8"))["trainer"]
+    use = BundleUse(**{key: value for key, value in trainer["segmenter"].items() if key != "_target_"})
+    return use, model / "segmenter" / "model.pt", trainer["structures"]
+
+
+def facts(size: str, config: str, scale: Mapping[str, Any]) -> dict[str, str]:
+    """Return what made the page."""
+    command = f"python scripts/benchmark_systems.py --size {size} --config {config}"
+    made = {"Command": command, "Profile": str(scale["profile"]), "Scans": str(scale["phantom"])}
+    return {**made, "Unseen scans": str(scale["unseen"]), "Versions": str(versions())}
+
+
+if __name__ == "__main__":
+    report_in_one_line()
+    fire.Fire(main)
