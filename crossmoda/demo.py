@@ -20,8 +20,10 @@ def run_demo(run: Path, dataset: Path, configs: Sequence[Path]) -> None:
         configs: configuration files of the loop, merged from left to right.
     """
     from crossmoda.data.phantom import write_phantom_dataset
+    from crossmoda.unknown_keys import require_arguments
 
     settings = yaml.safe_load(configs[-1].read_text(encoding="utf-8"))["phantom"]
+    require_arguments(f"{configs[-1]}: phantom", write_phantom_dataset, settings)
     write_phantom_dataset(dataset, **settings)
     print(command_line(run, dataset, configs), flush=True)
 

@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import sys
+from collections.abc import Iterable
 from types import TracebackType
 
 
 class CrossmodaError(ValueError):
     """Report a mistake that the user can mend, in one line that names the file or the key and says what to do."""
+
+
+def nearest_name(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name that a misspelt one most likely means, upper case or not; None where none is like it."""
+    candidates = {str(candidate).casefold(): str(candidate) for candidate in sorted(known, key=str)}
+    nearest = difflib.get_close_matches(str(name).casefold(), candidates, n=1)
+    return candidates[nearest[0]] if nearest else None
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return the end of a message about a name that is not known: the nearest one, or else how many there are."""
+    known = list(known)
+    nearest = nearest_name(name, known)
+    return (
+        f"did you mean '{nearest}'?" if nearest is not None else f"none of the {len(known)} that there are is like it"
+    )
 
 
 def find_user_error(error: BaseException | None) -> CrossmodaError | None:

@@ -35,7 +35,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from crossmoda.data.datalist import load_datalist, save_datalist
 from crossmoda.data.phantom import write_phantom_dataset
-from crossmoda.errors import CrossmodaError, report_in_one_line
+from crossmoda.errors import CrossmodaError, did_you_mean, report_in_one_line
 from crossmoda.files import atomic_path, read_json, write_json, write_text
 from crossmoda.labels import VS
 from crossmoda.self_training import BundleUse
@@ -46,6 +46,8 @@ from crossmoda.self_training.work import Work
 from crossmoda.translation.evaluation_pictures import Picture, draw_slice
 
 BUNDLE = "bundles/vs_cochlea_hrt2_segmentation"
+OF_A_SIZE = ("shared", "train", "inference")
+OF_A_METHOD = ("overlays", "train_overlays", "inference_overlays", *OF_A_SIZE)
 TRUTH = "truth"
 CASES = 3  # of the picture
 MEASURED_EPOCHS, MEASURED_STEPS = 2, 6
@@ -81,7 +83,7 @@ def main(
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("ignite").setLevel(logging.WARNING)
-    scale, methods = read_settings(config, size)
+    scale, methods = read_settings(config, size, OF_A_SIZE, OF_A_METHOD)
     output = Path(output_dir)
     data = (
         Path(dataset) if dataset else write_phantom_dataset(output.parent / f"{output.name}_data", **scale["phantom"])
@@ -90,9 +92,10 @@ def main(
     save_datalist(output / "dataset.json", load_datalist(data))
     works = {name: work_of(method, scale, output, data) for name, method in methods.items() if only in name}
     if not works:
-        raise CrossmodaError(f"--only {only}: no such method; {config} has {', '.join(methods)}")
-    for work in works.values():  # what is wrong with a method is found before the first is trained
-        work.segmenter.config("inference")
+        raise CrossmodaError(f"--only {only}: no such method in {config}; {did_you_mean(only, methods)}")
+    for name, work in works.items():  # what is wrong with a method is found before the first is trained
+        for kind in ("train", "inference"):
+            work.segmenter.require_known_keys(kind, f"{config}: method '{name}'")
         work.segmenter.check("train", work.device, dataset_dir=str(output / "dataset.json"), output_dir=str(output))
     for name, work in works.items():
         logging.info("--- %s", name)

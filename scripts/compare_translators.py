@@ -24,13 +24,13 @@ from typing import Any
 import fire
 import numpy as np
 import torch
-from comparing import folder_name, read_settings, scaled, table, upright
+from comparing import folder_name, read_settings, require_keys, scaled, table, upright
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from crossmoda.data.datalist import load_datalist, save_datalist
 from crossmoda.data.phantom import write_phantom_dataset
-from crossmoda.errors import CrossmodaError, report_in_one_line
+from crossmoda.errors import CrossmodaError, did_you_mean, report_in_one_line
 from crossmoda.files import atomic_path, read_json, write_json, write_text
 from crossmoda.labels import VS
 from crossmoda.self_training import BundleUse
@@ -39,10 +39,13 @@ from crossmoda.self_training.steps import Step, StepFolder
 from crossmoda.self_training.work import Work
 from crossmoda.translation.evaluation_pictures import Picture, draw_slice
 from crossmoda.translation.items import evaluation_items
+from crossmoda.unknown_keys import require_known_keys
 
 COLUMNS = 4  # of the picture
 BUNDLE = "bundles/cet1_to_hrt2_translation"
 SEGMENTATION = "bundles/vs_cochlea_hrt2_segmentation"
+OF_A_SIZE = ("shared", "train", "evaluate", "segmenter_settings", "teach")
+OF_A_METHOD = ("train_overlays", "inference_overlays", "shared", "train", "weights_of")
 KINDS = ("input", "truth", "real")  # what the first method's evaluation says of images that no method made
 NAMES = {"input": "no translation", "truth": "true hrT2", "real": "real hrT2 of others"}
 MEASURES = {  # in the columns' order: title and digits
@@ -87,7 +90,8 @@ def main(
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("ignite").setLevel(logging.WARNING)
-    scale, methods = read_settings(config, size)
+    scale, methods = read_settings(config, size, OF_A_SIZE, OF_A_METHOD)
+    require_usable_methods(config, methods, scale)
     output = Path(output_dir)
     data = Path(dataset) if dataset else prepared(output.parent / f"{output.name}_data", scale)
     truth = data / "truth" if scale.get("phantom") else None
@@ -100,6 +104,27 @@ def main(
     if teach:
         teach_all([name for name in methods if only in name], scale, output, data)
     write_comparison(output, list(methods), data, truth)
+
+
+def require_usable_methods(config: str, methods: Mapping[str, Mapping[str, Any]], scale: Mapping[str, Any]) -> None:
+    """Find, before anything is trained, settings that nobody would read and weights that no method trains.
+
+    Raises:
+        CrossmodaError: a key is not known, or ``weights_of`` names no method.
+    """
+    further = {"truth": None, **scale["evaluate"]}
+    for name, method in methods.items():
+        owner = method.get("weights_of", name)
+        if owner not in methods:
+            raise CrossmodaError(f"{config}: method '{name}': no method '{owner}'; {did_you_mean(owner, methods)}")
+        for kind in ("train", "inference"):
+            bundle_use(method, scale, further).require_known_keys(kind, f"{config}: method '{name}'")
+    inference = Path(SEGMENTATION) / "configs" / "inference.yaml"
+    require_known_keys([inference], scale.get("segmenter_settings"), f"{config}: segmenter_settings")
+    if scale.get("teach"):
+        require_keys(f"{config}: teach", scale["teach"], ("shared", "train", "inference"))
+        for kind in ("train", "inference"):
+            teaching_use(scale["teach"]).require_known_keys(kind, f"{config}: teach")
 
 
 def is_possible(method: Mapping[str, Any], data: Path) -> bool:
@@ -177,20 +202,25 @@ def teach_one(name: str, images: Mapping[str, Any], settings: Mapping[str, Any],
     """Train a segmenter on images ``{case: file}`` with the source's labels, and measure it on the validation cases."""
     logging.info("--- a segmenter taught by: %s", name)
     datalist, device = load_datalist(data), torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    use = BundleUse(
+    taught = StepFolder(folder / "taught")
+    taught.path.mkdir(parents=True, exist_ok=True)
+    save_datalist(taught.path / "dataset.json", datalist)
+    structures, truth = settings["shared"]["structures"], find_truth(data / "truth")
+    use, seed = teaching_use(settings), settings["train"]["seed"]
+    work = Work(taught.path, datalist, truth, {}, use, (), structures, seed, device)
+    view = {} if name in NAMES.values() else {"view": name}  # so that augmentation knows what a translator has made
+    items = [{**item, "image": str(images[item["case"]]), **view} for item in work.items("source")]
+    work.teach(taught, items, [])
+
+
+def teaching_use(settings: Mapping[str, Any]) -> BundleUse:
+    """Return how the segmentation bundle is used to train and measure a segmenter on translations."""
+    return BundleUse(
         SEGMENTATION,
         train={**settings["shared"], **settings["train"]},
         inference={**settings["shared"], **settings["inference"]},
         inference_overlays=["uncertainty.yaml"],
     )
-    taught = StepFolder(folder / "taught")
-    taught.path.mkdir(parents=True, exist_ok=True)
-    save_datalist(taught.path / "dataset.json", datalist)
-    structures, truth = settings["shared"]["structures"], find_truth(data / "truth")
-    work = Work(taught.path, datalist, truth, {}, use, (), structures, settings["train"]["seed"], device)
-    view = {} if name in NAMES.values() else {"view": name}  # so that augmentation knows what a translator has made
-    items = [{**item, "image": str(images[item["case"]]), **view} for item in work.items("source")]
-    work.teach(taught, items, [])
 
 
 def taught_dice(folder: Path) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,25 +11,55 @@ import numpy as np
 import torch
 import yaml
 
+from crossmoda.data.phantom import write_phantom_dataset
 from crossmoda.data.volumes import read_volume
-from crossmoda.errors import CrossmodaError
+from crossmoda.errors import CrossmodaError, did_you_mean
 from crossmoda.preprocessing import ScaleByPercentiles
+from crossmoda.unknown_keys import require_arguments
 
 Settings = dict[str, Any]
 
 
-def read_settings(config: str, size: str) -> tuple[Settings, dict[str, Settings]]:
+def read_settings(
+    config: str, size: str, of_a_size: Collection[str], of_a_method: Collection[str]
+) -> tuple[Settings, dict[str, Settings]]:
     """Return one of a configuration's sizes and its methods, ``{name: settings}``.
 
+    Args:
+        config: the YAML file.
+        size: name of one of its sizes.
+        of_a_size: keys that a size may have, ``phantom`` besides: the arguments of ``write_phantom_dataset``.
+        of_a_method: keys that a method may have.
+
     Raises:
-        CrossmodaError: the file is missing or has no such size.
+        CrossmodaError: the file is missing, has no such size, or a key that is not known.
     """
     if not Path(config).is_file():
         raise CrossmodaError(f"{config}: no such file; give --config")
     settings = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
+    require_keys(config, settings, ("sizes", "methods"))
     if size not in settings["sizes"]:
-        raise CrossmodaError(f"size '{size}' is unknown; {config} has {', '.join(settings['sizes'])}")
-    return settings["sizes"][size], {name: method or {} for name, method in settings["methods"].items()}
+        raise CrossmodaError(f"{config}: no size '{size}'; {did_you_mean(size, settings['sizes'])}")
+    scale = settings["sizes"][size]
+    methods = {name: method or {} for name, method in settings["methods"].items()}
+    require_keys(f"{config}: size '{size}'", scale, ("phantom", *of_a_size))
+    require_arguments(f"{config}: phantom of size '{size}'", write_phantom_dataset, scale.get("phantom") or ())
+    for name, method in methods.items():
+        require_keys(f"{config}: method '{name}'", method, of_a_method)
+    return scale, methods
+
+
+def require_keys(where: str, given: Any, known: Collection[str]) -> None:
+    """Make sure that settings are a mapping of known keys.
+
+    Raises:
+        CrossmodaError: they are not.
+    """
+    if not isinstance(given, Mapping):
+        raise CrossmodaError(f"{where} must be a mapping")
+    for key in given:
+        if key not in known:
+            raise CrossmodaError(f"{where}: no such key '{key}'; {did_you_mean(key, known)}")
 
 
 def folder_name(name: str) -> str:

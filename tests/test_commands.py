@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from crossmoda.__main__ import main
-from crossmoda.demo import command_line, outcome
+from crossmoda.demo import command_line, outcome, run_demo
+from crossmoda.errors import CrossmodaError
 
 
 def structure(dice: float, assd: float) -> dict:
@@ -60,6 +61,13 @@ def test_the_outcome_shows_four_stages_and_what_was_recovered() -> None:
     figures = [line.split()[-2:] for line in lines[1:5]]
     assert figures == [["0.100", "20.00"], ["0.500", "3.00"], ["0.750", "1.00"], ["0.800", "0.50"]]
     assert lines[5].split() == ["recovered", "93%"]
+
+
+def test_a_misspelt_parameter_of_the_demo_s_dataset_is_named_before_any_is_made(tmp_path: Path) -> None:
+    (tmp_path / "demo.yaml").write_text("phantom: {cases: 1, validaton: 1}")
+    with pytest.raises(CrossmodaError, match=r"demo\.yaml: phantom: .*'validaton' .*; did you mean 'validation'\?"):
+        run_demo(tmp_path / "run", tmp_path / "data", [tmp_path / "demo.yaml"])
+    assert not (tmp_path / "data").exists()
 
 
 def test_the_demo_tells_the_command_that_does_the_same_by_monai() -> None:

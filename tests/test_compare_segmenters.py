@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -11,6 +12,8 @@ from typing import Any
 
 import pytest
 import yaml
+
+from crossmoda.errors import CrossmodaError
 
 SIZE: dict[str, Any] = {
     "phantom": None,
@@ -84,6 +87,40 @@ def test_a_method_that_is_not_there_is_named_in_one_line(
     assert "Transformer: no such method" in errors.strip().splitlines()[-1]
 
 
+MISSPELT: dict[str, tuple[tuple[str, ...], str]] = {  # where in the file what stands, and what is told
+    "section": (("method",), "no such key 'method'; did you mean 'methods'?"),
+    "size": (("sizes", "tiny", "trian"), "size 'tiny': no such key 'trian'; did you mean 'train'?"),
+    "phantom": (("sizes", "tiny", "phantom", "case"), "phantom of size 'tiny': no such argument 'case'"),
+    "method": (("methods", "DynUNet", "overlay"), "method 'DynUNet': no such key 'overlay'; did you mean 'overlays'?"),
+    "setting": (
+        ("methods", "2.5D ResUNet", "inference", "window_overlp"),
+        "method '2.5D ResUNet': no such key 'window_overlp' in bundles/vs_cochlea_hrt2_segmentation/configs/inference",
+    ),
+}
+
+
+@pytest.mark.parametrize("where", MISSPELT)
+def test_a_misspelt_key_is_named_before_the_first_training(
+    where: str, repository: Path, config: Path, tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(repository)
+    monkeypatch.syspath_prepend(str(repository / "scripts"))
+    (*path, key), message = MISSPELT[where]
+    settings = yaml.safe_load(config.read_text())
+    mapping = settings
+    for name in path:
+        mapping[name] = mapping.get(name) or {}
+        mapping = mapping[name]
+    mapping[key] = 1
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text(yaml.safe_dump(settings, sort_keys=False))
+    main = importlib.import_module("compare_segmenters").main
+    with pytest.raises(CrossmodaError) as caught:
+        main(output_dir=str(tmp_path / "out"), size="tiny", config=str(wrong), dataset=str(tiny_dataset))
+    assert str(caught.value).startswith(f"{wrong}: {message}")
+    assert not (tmp_path / "out" / "dynunet").exists()
+
+
 def test_a_method_that_cannot_be_trained_is_found_before_the_first_is(
     repository: Path, config: Path, tiny_dataset: Path, tmp_path: Path
 ) -> None:
@@ -95,3 +132,16 @@ def test_a_method_that_cannot_be_trained_is_found_before_the_first_is(
     assert status != 0
     assert "patch_size [40, 32, 8] does not fit network_def (ResUNet2D5)" in errors.strip().splitlines()[-1]
     assert not (tmp_path / "out" / "dynunet").exists()
+
+
+def test_the_file_that_comes_with_the_project_has_no_key_that_nobody_reads(
+    repository: Path, tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(repository)
+    monkeypatch.syspath_prepend(str(repository / "scripts"))
+    module = importlib.import_module("compare_segmenters")
+    scale, methods = module.read_settings("configs/segmenters.yaml", "synthetic", module.OF_A_SIZE, module.OF_A_METHOD)
+    for method in methods.values():
+        for kind in ("train", "inference"):
+            module.work_of(method, scale, tmp_path, tiny_dataset).segmenter.require_known_keys(kind)
+    assert len(methods) > 4

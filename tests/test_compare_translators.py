@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 import yaml
 
 from crossmoda.data.datalist import load_datalist
+from crossmoda.errors import CrossmodaError
 
 SIZE: dict[str, Any] = {
     "phantom": None,
@@ -80,3 +82,47 @@ def test_every_method_is_trained_measured_and_shown_once(
     before = {path: path.stat().st_mtime_ns for path in output.rglob("*.pt")}
     compare(repository, config, tiny_dataset, output, "--teach", "true")
     assert {path: path.stat().st_mtime_ns for path in output.rglob("*.pt")} == before
+
+
+MISSPELT: dict[str, tuple[tuple[str, ...], str]] = {  # where in the file what stands, and what is told
+    "size": (("sizes", "tiny", "segmenter_setings"), "size 'tiny': no such key 'segmenter_setings'; did you mean"),
+    "method": (("methods", "CUT", "inference"), "method 'CUT': no such key 'inference'; did you mean"),  # none reads it
+    "training": (("methods", "CUT", "train", "nce_layer"), "method 'CUT': no such key 'nce_layer' in bundles/"),
+    "evaluation": (("sizes", "tiny", "evaluate", "ring"), "method 'CycleGAN of sites, ldn': no such key 'ring' in "),
+    "segmenter": (("sizes", "tiny", "segmenter_settings", "spacng"), "segmenter_settings: no such key 'spacng' in "),
+    "teaching": (("sizes", "tiny", "teach", "train", "max_epoch"), "teach: no such key 'max_epoch' in bundles/vs_"),
+    "weights": (("methods", "CUT", "weights_of"), "method 'CUT': no method 'Cut'; did you mean 'CUT'?"),
+}
+
+
+@pytest.mark.parametrize("where", MISSPELT)
+def test_a_misspelt_key_is_named_before_the_first_training(
+    where: str, repository: Path, config: Path, tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(repository)
+    monkeypatch.syspath_prepend(str(repository / "scripts"))
+    (*path, key), message = MISSPELT[where]
+    settings = yaml.safe_load(config.read_text())
+    mapping = settings
+    for name in path:
+        mapping = mapping.setdefault(name, {})
+    mapping[key] = "Cut" if key == "weights_of" else {}
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text(yaml.safe_dump(settings, sort_keys=False))
+    main = importlib.import_module("compare_translators").main
+    with pytest.raises(CrossmodaError) as caught:
+        main(output_dir=str(tmp_path / "out"), size="tiny", config=str(wrong), dataset=str(tiny_dataset))
+    assert str(caught.value).startswith(f"{wrong}: {message}")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("size", ["synthetic", "real"])
+def test_the_file_that_comes_with_the_project_has_no_key_that_nobody_reads(
+    size: str, repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(repository)
+    monkeypatch.syspath_prepend(str(repository / "scripts"))
+    module, config = importlib.import_module("compare_translators"), "configs/translators.yaml"
+    scale, methods = module.read_settings(config, size, module.OF_A_SIZE, module.OF_A_METHOD)
+    module.require_usable_methods(config, methods, scale)
+    assert len(methods) > 10

@@ -4,7 +4,9 @@ import os
 import subprocess
 import sys
 
-from crossmoda.errors import CrossmodaError, find_user_error
+import pytest
+
+from crossmoda.errors import CrossmodaError, did_you_mean, find_user_error, nearest_name
 
 WRAPPED = """
 from crossmoda.errors import CrossmodaError, report_in_one_line
@@ -40,6 +42,23 @@ def test_an_error_that_arose_while_another_was_handled_is_found() -> None:
     later = RuntimeError("later")
     later.__context__ = CrossmodaError("a.nii: bad")
     assert find_user_error(later) is later.__context__
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("learning_rte", "learning_rate"),
+        ("segmenter_setings", "segmenter_settings"),
+        ("ROUNDS", "rounds"),
+        ("paradigm", None),
+    ],
+)
+def test_the_nearest_name_is_found_or_none(name: str, nearest: str | None) -> None:
+    known = ["rounds", "segmenter_settings", "segmenter_overlays", "learning_rate", "max_epochs"]
+    assert nearest_name(name, known) == nearest
+    assert nearest_name(name, reversed(known)) == nearest
+    wanted = "none of the 5 that there are is like it" if nearest is None else f"did you mean '{nearest}'?"
+    assert did_you_mean(name, iter(known)) == wanted
 
 
 def test_a_circle_of_causes_ends() -> None:

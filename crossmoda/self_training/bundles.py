@@ -14,6 +14,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 
 from crossmoda.errors import CrossmodaError, find_user_error
 from crossmoda.files import write_json
+from crossmoda.unknown_keys import require_known_keys
 
 # Settings that say where and on what a workflow runs; they do not change what comes out, so no step is redone for them.
 PLACE_KEYS = (
@@ -40,7 +41,15 @@ def make_workflow(files: Sequence[str | Path], kind: str, **settings: Any) -> Co
         files: configuration files, merged from left to right.
         kind: "train" or "inference".
         settings: overrides of the configuration's keys.
+
+    Raises:
+        CrossmodaError: a file is missing, or a file or a setting names a key that nobody reads.
     """
+    require_known_keys(files, settings)
+    return _workflow(files, kind, settings)
+
+
+def _workflow(files: Sequence[str | Path], kind: str, settings: Mapping[str, Any]) -> ConfigWorkflow:
     return ConfigWorkflow(config_file=[str(f) for f in files], workflow_type=kind, logging_file=False, **settings)
 
 
@@ -106,19 +115,30 @@ class BundleUse:
         """Return the overrides of the ``train`` or the ``inference`` workflow."""
         return dict(self.train if kind == "train" else self.inference)
 
+    def require_known_keys(self, kind: str, origin: str = "settings") -> None:
+        """Make sure that something reads each key of the overlays and overrides of a workflow.
+
+        Args:
+            kind: "train" or "inference".
+            origin: of the overrides, for the message.
+
+        Raises:
+            CrossmodaError: a file is missing, or an overlay or an override names a key that nobody reads.
+        """
+        for file in self.files(kind):
+            if not file.is_file():
+                raise CrossmodaError(f"{file}: no such configuration file; mend the overlays of {self.root}")
+        require_known_keys(self.files(kind), self.overrides(kind), origin)
+
     def config(self, kind: str) -> dict[str, Any]:
         """Return the merged configuration that decides what the workflow makes (no paths, no device).
 
         Raises:
-            CrossmodaError: a file is missing, or an override names a key that no file has.
+            CrossmodaError: a file is missing, or an overlay or an override names a key that nobody reads.
         """
-        files, overrides = self.files(kind), self.overrides(kind)
+        self.require_known_keys(kind)
         parser = self._read(kind)
-        known = set(parser.get())
-        for key in overrides:
-            if key.split("::")[0] not in known:
-                raise CrossmodaError(f"{key}: no such key in {files[0]}; known are {', '.join(sorted(known))}")
-        parser.update(overrides)
+        parser.update(self.overrides(kind))
         return {key: value for key, value in parser.get().items() if key not in PLACE_KEYS}
 
     def has(self, kind: str, key: str) -> bool:
@@ -127,9 +147,6 @@ class BundleUse:
 
     def _read(self, kind: str) -> ConfigParser:
         """Return the merged files of a workflow, without the overrides."""
-        for file in self.files(kind):
-            if not file.is_file():
-                raise CrossmodaError(f"{file}: no such configuration file; mend the overlays of {self.root}")
         parser = ConfigParser()
         parser.read_config([str(file) for file in self.files(kind)])
         return parser
@@ -139,10 +156,14 @@ class BundleUse:
 
         Args:
             kind: "train" or "inference".
-            places: settings that say where from and where to, beside the overrides.
+            places: settings that say where from and where to, beside the overrides; what has no use for one ignores it.
+
+        Raises:
+            CrossmodaError: a file is missing, or an overlay or an override names a key that nobody reads.
         """
+        self.require_known_keys(kind)
         root = str(Path(self.root).resolve())
-        return make_workflow(self.files(kind), kind, bundle_root=root, **{**self.overrides(kind), **places})
+        return _workflow(self.files(kind), kind, {"bundle_root": root, **self.overrides(kind), **places})
 
     def check(self, kind: str, device: Any, components: Sequence[str] = (), **places: Any) -> None:
         """Build some components of a workflow, and let a training check itself as it does before it runs.
@@ -200,3 +221,29 @@ class BundleUse:
             raise CrossmodaError(
                 f"{self.root}: training with {self.processes} processes failed; its messages are above"
             )
+
+
+def require_known_settings(
+    views: Mapping[str, Any],
+    segmenter: BundleUse,
+    blending: BundleUse | None = None,
+    target_view: BundleUse | None = None,
+) -> None:
+    """Make sure, before anything is done, that what the loop hands to other bundles names keys that these have.
+
+    Args:
+        views: view name -> its translator bundle; what is none has no settings.
+        segmenter: the segmentation bundle.
+        blending: how the translated scans are augmented, or None.
+        target_view: the bundle that renders hrT2 scans for round 0, or None.
+
+    Raises:
+        CrossmodaError: an overlay is missing, or names a key that nobody reads, as may the settings.
+    """
+    uses = {**{f"view '{name}'": view for name, view in views.items()}, "segmenter": segmenter}
+    uses |= {"blending": blending, "target_view": target_view}
+    for name, use in uses.items():
+        if not isinstance(use, BundleUse):
+            continue
+        for kind in ("train", "inference"):
+            use.require_known_keys(kind, f"settings of the {name}")

@@ -27,6 +27,7 @@ from crossmoda.engines.weights import versions
 from crossmoda.errors import CrossmodaError
 from crossmoda.files import read_json, remove_leavings, write_json, write_text
 from crossmoda.self_training.blending import TumourBlending
+from crossmoda.self_training.bundles import require_known_settings
 from crossmoda.self_training.candidates import Rule
 from crossmoda.self_training.labelling import FATES, LABEL_SUFFIX, accepted, why_left_out
 from crossmoda.self_training.rounds import FromRound, RoundMethod, RoundMethods
@@ -119,6 +120,8 @@ class SelfTrainingLoop(Engine):
 
     def run(self) -> Any:  # type: ignore[override]
         """Do what is not done yet of all rounds."""
+        for method in self.methods.distinct().values():
+            require_known_settings(self.work.views, method.segmenter, self.work.blending, self.work.target_view)
         with exclusive(self.work.run):
             self._tidy()
             self.write_description()

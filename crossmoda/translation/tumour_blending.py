@@ -22,7 +22,7 @@ from scipy import ndimage
 from skimage.morphology import disk
 
 from crossmoda.data.volumes import Volume, spacing_mm
-from crossmoda.errors import CrossmodaError
+from crossmoda.errors import CrossmodaError, did_you_mean
 from crossmoda.files import hash_of
 from crossmoda.labels import STRUCTURES
 from crossmoda.translation.singan import NoiseSource, SinGAN, resize
@@ -95,11 +95,12 @@ def read_rules(rules: Sequence[dict[str, Any]]) -> list[BlendingRule]:
     known = [field.name for field in fields(BlendingRule)]
     built = []
     for index, rule in enumerate(rules):
-        unknown = sorted(set(rule) - set(known))
+        for key in rule:
+            if key not in known:
+                raise CrossmodaError(f"rules[{index}]: no such key '{key}'; {did_you_mean(key, known)}")
         missing = [key for key in ("name", "structure", "lambdas") if key not in rule]
-        if unknown or missing:
-            wrong = f"{', '.join(unknown)} unknown" if unknown else f"{', '.join(missing)} missing"
-            raise CrossmodaError(f"rules[{index}]: {wrong}; the keys are {', '.join(known)}")
+        if missing:
+            raise CrossmodaError(f"rules[{index}]: {', '.join(missing)} missing; the keys are {', '.join(known)}")
         built.append(BlendingRule(**rule))
     names = [rule.name for rule in built]
     if not names or len(set(names)) < len(names):

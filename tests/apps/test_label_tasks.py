@@ -126,6 +126,17 @@ def test_the_app_names_the_missing_setting(tmp_path: Path) -> None:
         task("app").CrossmodaLabelApp(str(tmp_path), str(tmp_path / "review"), {"run": str(tmp_path)})
 
 
+def test_a_setting_that_the_bundle_lacks_is_named_when_the_segmenter_is_loaded(
+    repository: Path, tmp_path: Path
+) -> None:
+    bundle = repository / "bundles" / "vs_cochlea_hrt2_segmentation"
+    use = {"root": str(bundle), "inference": {"patch_sze": [32, 32, 8]}}
+    current = {"round": 1, "segmenter": "model.pt", "structures": ["vs", "cochlea"], "segmentation_bundle": use}
+    write_json(tmp_path / "current.json", current)
+    with pytest.raises(CrossmodaError, match=r"current\.json: no such key 'patch_sze' .*; did you mean 'patch_size'\?"):
+        task("infers.segmenter").Segmenter(tmp_path)
+
+
 def test_the_segmenter_takes_from_overlays_how_it_predicts_and_nothing_that_writes(
     repository: Path, tmp_path: Path
 ) -> None:

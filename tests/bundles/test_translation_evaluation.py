@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 import torch
 from nibabel.orientations import axcodes2ornt
-from support import workflow_of
+from support import BUNDLES, workflow_of
 
 from crossmoda.errors import find_user_error
 
 BUNDLE = "cet1_to_hrt2_translation"
+SEGMENTATION = str(BUNDLES / "vs_cochlea_hrt2_segmentation")
 SHAPE = (40, 36, 10)
 AFFINE = np.array([[1.0, 0, 0, -7], [0, 1.2, 0, 11], [0, 0, 1.5, 3], [0, 0, 0, 1]])
 RAS, OTHERS = ("R", "A", "S"), [("L", "P", "S"), ("A", "R", "I"), ("R", "P", "S"), ("P", "L", "S"), ("S", "R", "A")]
@@ -279,6 +280,14 @@ def test_a_fixed_segmenter_scores_translations_ceT1_and_truth_by_the_source_labe
         ({"reference_section": "validation"}, "reference_section: .*'validation' has no images"),
         ({"segmenter_weights": "nowhere.pt"}, r"segmenter_weights: nowhere\.pt: no weights there"),
         ({"segmenter_weights": "{data}", "segmenter_bundle": "nowhere"}, "segmenter_bundle: nowhere/configs/inference"),
+        (
+            {
+                "segmenter_weights": "{data}",
+                "segmenter_bundle": SEGMENTATION,
+                "segmenter_settings": {"crop_sze": [8, 8]},
+            },
+            r"segmenter_settings: no such key 'crop_sze' in .*; did you mean 'crop_size'\?$",
+        ),
     ],
 )
 def test_mistakes_are_told_in_one_line(configs: Path, tmp_path: Path, overrides: dict[str, Any], message: str) -> None:

@@ -224,7 +224,8 @@ def test_the_card_s_rules_are_the_defaults_and_fit_the_default_pyramid(configs: 
 @pytest.mark.parametrize("name", ["singan_train.yaml", "tumour_blending.yaml"])
 def test_mistakes_are_reported_in_one_line_before_anything_else_is_done(name: str, configs: Path) -> None:
     steps = yaml.safe_load((configs / name).read_text())["initialize"]
-    assert steps[:2] == ["$report_in_one_line()", "$require_writable(@output_dir)"]
+    checks = ["$require_known_keys_of_command()", "$require_writable(@output_dir)"]
+    assert steps[:3] == ["$report_in_one_line()", *checks]
 
 
 def test_a_blending_that_was_cut_off_is_finished(

@@ -11,6 +11,12 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from support import LOOP
+
+from crossmoda.data.datalist import load_datalist
+from crossmoda.errors import CrossmodaError, find_user_error
+from crossmoda.self_training import BundleUse, SelfTrainingLoop
+from crossmoda.self_training.bundles import make_workflow
 
 TRAIN = "bundles/vs_cochlea_self_training/configs/train.yaml"
 
@@ -97,6 +103,35 @@ def test_the_bundle_s_own_command_prints_one_line_and_fails(
     assert path.name in errors[0]
     assert "Traceback" not in ended.stderr
     assert not (tmp_path / "run" / "round_0").exists()
+
+
+def test_a_misspelt_setting_of_another_bundle_is_named_before_the_data_are_looked_at(tmp_path: Path) -> None:
+    """The segmenter's inference, which would come after both trainings."""
+    settings = {"segmenter_inference_settings": {"window_overlp": 0.5}, "dataset_dir": str(tmp_path / "nowhere")}
+    workflow = make_workflow([LOOP / "train.yaml"], "train", output_dir=str(tmp_path / "run"), **settings)
+    with pytest.raises(Exception, match=r".") as caught:
+        workflow.initialize()
+    message = str(find_user_error(caught.value))
+    assert message.startswith("settings of the segmenter: no such key 'window_overlp'")
+    assert message.endswith("did you mean 'window_overlap'?")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_built_again_names_a_misspelt_setting_before_it_writes(
+    tiny_dataset: Path, tmp_path: Path, repository: Path
+) -> None:
+    """As when its bundles have been replaced by others that call a setting differently."""
+    translation, segmentation = (
+        BundleUse(str(repository / "bundles" / name), inference=inference)
+        for name, inference in [("cet1_to_hrt2_translation", {"ngff": 4}), ("vs_cochlea_hrt2_segmentation", {})]
+    )
+    places = {"output_dir": tmp_path / "run", "datalist": load_datalist(tiny_dataset), "device": "cpu", "seed": 0}
+    loop = SelfTrainingLoop(
+        views={"a": translation}, segmenter=segmentation, rules=[], structures=["vs", "cochlea"], max_epochs=1, **places
+    )
+    with pytest.raises(CrossmodaError, match=r"^settings of the view 'a': no such key 'ngff' .*did you mean 'ngf'\?$"):
+        loop.run()
+    assert not (tmp_path / "run").exists()
 
 
 def test_missing_labels_stop_before_training(dataset: Path) -> None:

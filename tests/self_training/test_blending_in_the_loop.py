@@ -187,7 +187,7 @@ def test_a_run_without_blending_says_so_and_has_none(finished: Path, tmp_path: P
     [
         ({"blending_settings": {"rules": [{**RULES[0], "scales": [9]}]}}, "scale 9 is not one to harmonise from"),
         ({"blending_settings": {"rules": [{**RULES[0], "structure": "intra"}]}}, "'intra' is not in the labels"),
-        ({"blending_settings": {"rules": RULES, "lambda": 2}}, "lambda: no such key in"),
+        ({"blending_settings": {"rules": RULES, "lambda": 2}}, "settings of the blending: no such key 'lambda' in"),
         ({"blending_settings": {"rules": RULES, "filters": 8}}, "filters is 4 for the SinGAN's training and 8 for"),
         ({"singan_training_settings": {"site": "ukm"}}, "no target scan with site 'ukm'"),
         ({"singan_settings": {"min_size": 40}}, "slices of 48 x 32 pixels are too small"),

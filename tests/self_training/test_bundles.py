@@ -11,7 +11,8 @@ import torch
 from crossmoda.data.datalist import load_datalist, save_datalist
 from crossmoda.errors import CrossmodaError
 from crossmoda.files import read_json
-from crossmoda.self_training import BundleUse
+from crossmoda.self_training import BundleUse, TumourBlending
+from crossmoda.self_training.bundles import make_workflow, require_known_settings
 
 TINY: dict[str, Any] = {
     "spacing": [1.6, 1.6, 3.0],
@@ -39,10 +40,69 @@ def test_overrides_and_overlays_decide_the_configuration_and_places_do_not(root:
 
 
 def test_a_key_that_the_bundle_lacks_and_a_missing_file_are_named(root: str) -> None:
-    with pytest.raises(CrossmodaError, match="max_epoch: no such key"):
-        BundleUse(root, train={"max_epoch": 3}).config("train")
+    message = r"^settings: no such key 'max_epoch' in .*/configs/train\.yaml; did you mean 'max_epochs'\?$"
+    for act in (BundleUse.config, BundleUse.workflow):
+        with pytest.raises(CrossmodaError, match=message):
+            act(BundleUse(root, train={"max_epoch": 3}), "train")
     with pytest.raises(CrossmodaError, match=r"nowhere\.yaml: no such configuration file"):
         BundleUse(root, inference_overlays=["nowhere.yaml"]).config("inference")
+
+
+def test_an_argument_that_a_component_lacks_is_named_before_it_is_built(root: str) -> None:
+    with pytest.raises(
+        CrossmodaError, match=r"'output_postfx' of SaveImaged \(save\); did you mean 'output_postfix'\?"
+    ):
+        BundleUse(root, inference={"save::output_postfx": "x"}).workflow("inference")
+
+
+def test_places_that_a_bundle_has_no_use_for_are_ignored(root: str) -> None:
+    workflow = BundleUse(root).workflow("inference", uncertainty_dir="somewhere")  # of uncertainty.yaml
+    assert workflow.parser["bundle_root"] == root
+
+
+def test_a_workflow_by_its_files_takes_no_setting_that_they_lack(root: str) -> None:
+    file = Path(root) / "configs" / "train.yaml"
+    with pytest.raises(CrossmodaError, match=r"'learning_rte' .*; did you mean 'learning_rate'\?"):
+        make_workflow([file], "train", learning_rte=1.0e-3)
+
+
+BLENDING = {"shared": {"minsize": 20}}
+USES: dict[str, tuple[dict[str, Any], str]] = {
+    "translator's training": (
+        {"views": {"kang": {"train": {"nfg": 8}}}},
+        r"^settings of the view 'kang': no such key 'nfg' in .*/train\.yaml; did you mean 'ngf'\?$",
+    ),
+    "translator's inference": (
+        {"views": {"kang": {"inference": {"slices_at_one": 8}}}},
+        r"^settings of the view 'kang': .* in .*/inference\.yaml; did you mean 'slices_at_once'\?$",
+    ),
+    "view without a training": (
+        {"views": {"kang": {}, "other": {"weights_of": "kang", "inference": {"sit": "etz"}}}},
+        r"^settings of the view 'other': .*; did you mean 'site'\?$",
+    ),
+    "segmenter's inference": (
+        {"segmenter": {"inference": {"window_overlaps": 0.5}}},
+        r"^settings of the segmenter: .* in .*/inference\.yaml; did you mean 'window_overlap'\?$",
+    ),
+    "blending": (
+        {"blending": BLENDING},
+        r"^settings of the blending: .*/singan_train\.yaml; did you mean 'min_size'\?$",
+    ),
+}
+
+
+@pytest.mark.parametrize("use", USES)
+def test_settings_of_every_other_bundle_are_looked_at(use: str, repository: Path) -> None:
+    changes, message = USES[use]
+    translation, segmentation = (
+        str(repository / "bundles" / name) for name in ("cet1_to_hrt2_translation", "vs_cochlea_hrt2_segmentation")
+    )
+    views = {name: BundleUse(translation, **given) for name, given in changes.get("views", {"kang": {}}).items()}
+    segmenter = BundleUse(segmentation, **changes.get("segmenter", {}))
+    blending = TumourBlending(translation, **changes["blending"]) if "blending" in changes else None
+    with pytest.raises(CrossmodaError, match=message):
+        require_known_settings(views, segmenter, blending)
+    require_known_settings({"kang": BundleUse(translation)}, BundleUse(segmentation), TumourBlending(translation))
 
 
 def without_validation(dataset: Path, folder: Path) -> str:

@@ -396,7 +396,10 @@ CONFIG_FAULTS: dict[str, tuple[dict[str, Any], str]] = {
         r"configuration 'a': network_def::out_channels is 4, but background and structures",
     ),
     "patch": (only(settings={"patch_size": [30, 32, 8]}), r"configuration 'a': patch_size \[30, 32, 8\] does not fit"),
-    "key": (only(train={"max_epoch": 3}), "configuration 'a': max_epoch: no such key"),
+    "key": (
+        only(train={"max_epoch": 3}),
+        r"configuration 'a': settings: no such key 'max_epoch' in .*/train\.yaml; did you mean 'max_epochs'\?",
+    ),
     "overlay": (only(overlays=["variant_none.yaml"]), r"configuration 'a': variant_none\.yaml: no such configuration"),
     "network in training alone": (
         only(train_overlays=["variant_unet2d5.yaml"]),
@@ -406,8 +409,11 @@ CONFIG_FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "post-processing in a configuration": (only(inference_overlays=["anatomy.yaml"]), "use 'postprocessing'"),
     "fold in a configuration": (only(train={"fold": 1}), "'fold' cannot be one of the settings"),
     "loss": (only(train={"loss_def::loss::loss": {"_target_": "NoLoss"}}), r"loss_def cannot be built .*NoLoss"),
-    "entry": ({**only(), "fold": 3}, "'fold' is not known; known are bundle, folds"),
-    "entry of a configuration": (only(overlay="x"), "configuration 'a': 'overlay' is not known"),
+    "entry": ({**only(), "fold": 3}, r"no such key 'fold'; did you mean 'folds'\?"),
+    "entry of a configuration": (
+        only(overlay="x"),
+        r"configuration 'a': no such key 'overlay'; did you mean 'overlays'\?",
+    ),
     "name": ({"configurations": {"a/b": {}}}, "the name 'a/b' must be made of"),
     "no configuration": ({"configurations": {}}, "must name at least one network"),
     "folds": ({"folds": 1}, "folds is 1; give 2 or more"),

@@ -240,7 +240,9 @@ def test_a_changed_device_or_number_of_workers_redoes_nothing(run: Path, tiny_da
 def test_a_misspelt_setting_is_named_before_any_training(tiny_dataset: Path, tmp_path: Path) -> None:
     with pytest.raises(Exception) as caught:  # noqa: PT011 - MONAI wraps the error, its cause is checked
         run_tiny(tiny_dataset, tmp_path / "run", segmenter_settings={"max_epoch": 3})
-    assert "max_epoch: no such key in" in str(find_user_error(caught.value))
+    message = str(find_user_error(caught.value))
+    assert message.startswith("settings of the segmenter: no such key 'max_epoch' in ")
+    assert message.endswith("train.yaml; did you mean 'max_epochs'?")
     assert not (tmp_path / "run" / "round_0").exists()
 
 

@@ -146,7 +146,7 @@ def test_the_card_s_choice_of_tumours(site: str, volume_mm3: float, std: float, 
     [
         ([], r"rules \[\]: give one or more"),
         ([CARD_B[0], CARD_B[0]], "each with a name of its own"),
-        ([{**CARD_B[0], "volume_above": 3}], r"rules\[0\]: volume_above unknown; the keys are name, structure"),
+        ([{**CARD_B[0], "volume_abve_mm3": 3}], r"rules\[0\]: no such key .*; did you mean 'volume_above_mm3'\?"),
         ([{"name": "x", "structure": "vs"}], r"rules\[0\]: lambdas missing"),
         ([{**CARD_B[0], "structure": "tumour"}], "structure 'tumour' is unknown"),
         ([{**CARD_B[0], "lambdas": []}], "must be one or more numbers above 0"),

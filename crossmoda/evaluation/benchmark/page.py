@@ -1,4 +1,4 @@
-"""A benchmark as one page and one table: figures by structure and site, ranking, rounds, costs; published ones apart."""
+"""A benchmark as one page and one table: figures by structure and site, ranking, rounds, costs; published apart."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from monai.bundle import ConfigParser
 
-from crossmoda.errors import CrossmodaError
+from crossmoda.errors import CrossmodaError, did_you_mean
 from crossmoda.self_training.bundles import BundleUse
 
 ENSEMBLE = "ensemble.yaml"  # predicts with every fold's weights; during cross-validation with one fold's
@@ -161,7 +161,7 @@ def _require_known(given: Any, known: Sequence[str] | Mapping[str, Any], where: 
     _require_mapping(given or {"": None}, f"{where} must be a mapping")
     for key in given:
         if key not in known:
-            raise CrossmodaError(f"{where}: '{key}' is not known; known are {', '.join(known)}")
+            raise CrossmodaError(f"{where}: no such key '{key}'; {did_you_mean(key, known)}")
 
 
 def _require_mapping(value: Any, message: str) -> None:

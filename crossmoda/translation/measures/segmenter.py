@@ -13,6 +13,7 @@ from crossmoda.data.datalist import save_datalist
 from crossmoda.errors import CrossmodaError
 from crossmoda.evaluation.aggregate import score_case, shared_structures
 from crossmoda.labels import model_labels
+from crossmoda.unknown_keys import require_known_keys
 
 Item = Mapping[str, Any]
 LABEL_SUFFIX = "_Label.nii.gz"
@@ -31,7 +32,7 @@ class FixedSegmenter:
         device: to run on.
 
     Raises:
-        CrossmodaError: weights or bundle are not there.
+        CrossmodaError: weights or bundle are not there, or a setting is none that the bundle has.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class FixedSegmenter:
             raise CrossmodaError(
                 f"segmenter_bundle: {self._inference}: not found; name the segmentation bundle's folder"
             )
+        require_known_keys([self._inference], self.settings, "segmenter_settings")
 
     @property
     def _inference(self) -> Path:

@@ -44,12 +44,14 @@ class Segmenter(BundleInferTask):
         run: the run folder.
 
     Raises:
-        CrossmodaError: the run has no finished round, or its weights are missing.
+        CrossmodaError: the run has no finished round, its weights are missing, or its settings name a key that the
+            bundle does not have.
     """
 
     def __init__(self, run: Path) -> None:
         current = read_current(run)
         self.use = BundleUse(**current["segmentation_bundle"])
+        self.use.require_known_keys("inference", f"{run / 'current.json'}")
         self.weights = (run / current["segmenter"]).resolve()
         if not self.weights.is_file():
             raise CrossmodaError(f"{self.weights}: no weights there, but current.json names them; run the loop again")
