@@ -19,7 +19,10 @@ SELF_TRAINING, SEGMENTATION, TRANSLATION = (
     BUNDLES / name / "configs"
     for name in ("vs_cochlea_self_training", "vs_cochlea_hrt2_segmentation", "cet1_to_hrt2_translation")
 )
-RECIPES = ("configs/demo.yaml", "configs/real_small.yaml")
+READ_BY_COMMANDS = {"benchmark", "cross_validation", "segmenters", "translators"}  # tested with these commands
+CONFIGS = BUNDLES.parent / "configs"
+RECIPES = sorted(path.stem for path in CONFIGS.glob("*.yaml") if path.stem not in READ_BY_COMMANDS)
+PROFILES = sorted(path.stem for path in (CONFIGS / "profiles").glob("*.yaml"))
 # Overlays that go after others, which their first line names.
 AFTER = {
     "crf_agreement.yaml": ["crf.yaml"],
@@ -63,17 +66,16 @@ def test_overlays_are_right_together(combination: list[Any]) -> None:
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_every_recipe_is_right(recipe: str, repository: Path) -> None:
-    require_known_keys([SELF_TRAINING / "train.yaml", repository / recipe])
+@pytest.mark.parametrize("profile", [None, *PROFILES])
+def test_every_recipe_is_right(recipe: str, profile: str | None) -> None:
+    further = [CONFIGS / "profiles" / f"{profile}.yaml"] if profile else []
+    require_known_keys([SELF_TRAINING / "train.yaml", CONFIGS / f"{recipe}.yaml", *further])
 
 
-def test_the_tests_above_go_through_all_overlays_and_recipes(repository: Path) -> None:
-    gone_through = {path for case in uses() for path in case.values[0]} | {repository / name for name in RECIPES}
+def test_the_tests_above_go_through_all_overlays() -> None:
+    gone_through = {path for case in uses() for path in case.values[0]}
     there = {path for bundle in BUNDLES.glob("*/configs") for path in bundle.glob("*.yaml")}
-    there |= set((repository / "configs").glob("*.yaml"))
-    alone = {"singan_train.yaml", "tumour_blending.yaml"}
-    read_by_commands = {"cross_validation.yaml", "segmenters.yaml", "translators.yaml"}  # tested with these commands
-    assert {path.name for path in there - gone_through} == alone | read_by_commands
+    assert {path.name for path in there - gone_through} == {"singan_train.yaml", "tumour_blending.yaml"}
 
 
 def written(folder: Path, content: str) -> Path:
