@@ -15,6 +15,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from crossmoda.engines.workflows import PLACE_KEYS, in_one_line, make_workflow, run_workflow
 from crossmoda.errors import CrossmodaError, find_user_error
 from crossmoda.files import write_json
+from crossmoda.segmentation.apart.members import APART, member_files
 
 __all__ = ["PLACE_KEYS", "BundleUse", "in_one_line", "make_workflow", "run_workflow"]
 
@@ -75,7 +76,10 @@ class BundleUse:
             if key.split("::")[0] not in known:
                 raise CrossmodaError(f"{key}: no such key in {files[0]}; known are {', '.join(sorted(known))}")
         parser.update(overrides)
-        return {key: value for key, value in parser.get().items() if key not in PLACE_KEYS}
+        config = {key: value for key, value in parser.get().items() if key not in PLACE_KEYS}
+        if kind == "train" and APART in config:  # what members' own files say decides the result, too
+            config["member_files"] = member_files(self.root, config["members"])
+        return config
 
     def has(self, kind: str, key: str) -> bool:
         """Tell whether the configuration of the ``train`` or the ``inference`` workflow has a setting."""
@@ -114,6 +118,8 @@ class BundleUse:
         Raises:
             CrossmodaError: one line that says what is wrong.
         """
+        if kind == "train" and self.processes > 1 and self.has(kind, APART):
+            raise CrossmodaError(f"processes is {self.processes}, but apart.yaml trains in one process; give 1")
         workflow = self.workflow(kind, device=device, **places)
         for key in components:
             try:

@@ -15,11 +15,12 @@ from support import interrupt, workflow_of
 from crossmoda.data.datalist import load_datalist, save_datalist
 from crossmoda.data.volumes import read_volume, same_grid, write_volume
 from crossmoda.engines import load_weights
-from crossmoda.errors import find_user_error
+from crossmoda.errors import CrossmodaError, find_user_error
 from crossmoda.files import read_json
 from crossmoda.segmentation.apart import ApartTraining, MemberNetworks, apart_network
 from crossmoda.segmentation.apart import training as apart_training
 from crossmoda.segmentation.merging import MergeStructures
+from crossmoda.self_training.bundles import BundleUse
 
 pytestmark = pytest.mark.usefixtures("in_the_repository", "one_thread")
 
@@ -129,23 +130,57 @@ def predict(configs: Path, names: list[str], folder: Path, output: Path, weights
     return read_volume(output / "scan_Label.nii.gz")
 
 
-def test_the_merged_labels_are_those_of_the_members_on_their_own(
-    configs: Path, tiny_dataset: Path, trained: Path, tmp_path: Path
-) -> None:
-    flipped_scan(tmp_path / "scans" / "scan_hrT2.nii.gz", tiny_dataset)
+def labels_apart_and_merged(configs: Path, tiny_dataset: Path, trained: Path, place: Path) -> Any:
+    """Return the members' own label maps of a scan, merged, beside the label map of the merged probabilities."""
+    scan = flipped_scan(place / "scans" / "scan_hrT2.nii.gz", tiny_dataset)
     labels = []
     for name, member in read_json(trained / "model.json")["apart"]["members"].items():
         overlays = [Path(file).stem for file in member["inference_overlays"]]
         settings = {**member["inference_settings"], "structures": member["structures"]}
         weights = trained / "members" / name / "model.pt"
-        labels.append(predict(configs, overlays, tmp_path / "scans", tmp_path / name, weights, **settings))
-    merged = predict(configs, ["inference_apart"], tmp_path / "scans", tmp_path / "out", trained / "model.pt")
-    assert same_grid(tmp_path / "out" / "scan_Label.nii.gz", tmp_path / "scans" / "scan_hrT2.nii.gz")
-    numbers = [torch.from_numpy(np.asarray(label.array, dtype=np.uint8))[None] for label in labels]
-    expected = MergeStructures([["vs"], ["cochlea"]], ["vs", "cochlea"])(numbers)[0].numpy()
-    assert int(((numbers[0] > 0) & (numbers[1] > 0)).sum()) > 100  # claimed by both
+        found = predict(configs, overlays, scan.parent, place / name, weights, **settings)
+        labels.append(torch.from_numpy(np.asarray(found.array, dtype=np.uint8))[None])
+    merged = predict(configs, ["inference_apart"], scan.parent, place / "out", trained / "model.pt")
+    assert same_grid(place / "out" / "scan_Label.nii.gz", scan)
+    assert int(((labels[0] > 0) & (labels[1] > 0)).sum()) > 100  # claimed by both
+    expected = MergeStructures([["vs"], ["cochlea"]], ["vs", "cochlea"])(labels)[0].numpy()
     assert min(np.bincount(expected.ravel(), minlength=3)) > 100
-    np.testing.assert_array_equal(np.asarray(merged.array), expected)
+    return expected, np.asarray(merged.array)
+
+
+def test_the_merged_labels_are_those_of_the_members_on_their_own(
+    configs: Path, tiny_dataset: Path, trained: Path, tmp_path: Path
+) -> None:
+    expected, merged = labels_apart_and_merged(configs, tiny_dataset, trained, tmp_path)
+    np.testing.assert_array_equal(merged, expected)
+
+
+@pytest.mark.slow
+def test_nnunet_may_be_a_member(
+    configs: Path, tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other member is kept from a training without nnU-Net; on the way back, both are merged as label maps are."""
+    pytest.importorskip("nnunetv2")
+    settings = {"train_folds": "all", "trainer": "nnUNetTrainerNoMirroring", "num_workers": 0}
+    nnunet = {
+        "structures": ["vs"],
+        "overlays": ["nnunet.yaml", "prepare_deconvolved.yaml"],
+        "settings": {**settings, "deconvolution_iterations": 2},
+        "inference_overlays": ["inference_nnunet.yaml", "prepare_deconvolved.yaml"],
+        "inference_settings": {"mirroring": False, "deconvolution_iterations": 2},
+    }
+    small = {"memory_gb": 0.05, "validation_iterations": 1, "keep_preprocessed": False, "max_epochs": 1}
+    out = tmp_path / "run"
+    train(configs, tiny_dataset, out, members={**MEMBERS, "tumour": nnunet}, **small)
+    made = read_json(out / "model.json")["apart"]["members"]["tumour"]
+    assert made["model"]["nnunet"]["members"][0]["folds"] == ["all"]
+    assert not (out / "members" / "tumour" / "predictions").exists()
+    assert read_json(out / "history.json")["series"]["loss_tumour"][0] is not None
+    expected, merged = labels_apart_and_merged(configs, tiny_dataset, out, tmp_path)
+    np.testing.assert_array_equal(merged, expected)
+    seen = watch(monkeypatch)
+    train(configs, tiny_dataset, out, members={**MEMBERS, "tumour": nnunet}, **small)
+    assert seen == []
 
 
 def test_mirrored_copies_are_averaged_and_the_uncertainty_lies_on_the_scan_s_grid(
@@ -341,3 +376,20 @@ def test_other_weights_structures_and_preparations_are_refused(
         with pytest.raises(Exception, match=r".") as caught:
             workflow_of(configs, ["inference", *names], "inference", **{**places, **settings}).run()
         assert message in str(find_user_error(caught.value))
+
+
+def test_a_member_s_own_file_is_part_of_what_decides_a_round(configs: Path, tmp_path: Path) -> None:
+    overlay = tmp_path / "own.yaml"
+    members = changed("cochleae", overlays=["prepare_clipped.yaml", str(overlay)])
+    use = BundleUse(str(configs.parent), train={"members": members}, train_overlays=["apart.yaml"])
+    overlay.write_text("weight_decay: 0.1\n")
+    first = use.config("train")
+    assert use.config("train") == first
+    overlay.write_text("weight_decay: 0.25\n")
+    assert use.config("train") != first
+
+
+def test_the_loop_is_told_at_once_that_members_are_trained_in_one_process(configs: Path) -> None:
+    use = BundleUse(str(configs.parent), train={"members": MEMBERS}, train_overlays=["apart.yaml"], processes=2)
+    with pytest.raises(CrossmodaError, match=r"processes is 2, but apart\.yaml trains in one process"):
+        use.check("train", "cpu")

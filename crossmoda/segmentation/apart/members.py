@@ -12,10 +12,12 @@ from monai.bundle import ConfigParser
 
 from crossmoda.data.datalist import AUGMENTED
 from crossmoda.errors import CrossmodaError
+from crossmoda.files import sha256_of
 from crossmoda.segmentation.merging import MergeStructures
 
 Item = dict[str, Any]
 
+APART = "apart"  # key of the trainings that have members
 ALL, ONLY_AUGMENTED, ONLY_TRANSLATED = "all", "augmented", "translated"
 ITEMS = (ALL, ONLY_AUGMENTED, ONLY_TRANSLATED)
 
@@ -105,6 +107,17 @@ def files_of(bundle_root: str | Path, main: str, overlays: Sequence[str]) -> lis
         if not file.is_file():
             raise CrossmodaError(f"{file}: no such configuration file; mend the members' overlays")
     return [str(file) for file in found]
+
+
+def member_files(bundle_root: str | Path, members: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Return the SHA-256 of every overlay that members name, by its name there.
+
+    Raises:
+        CrossmodaError: a file is missing.
+    """
+    keys = ("overlays", "inference_overlays")
+    names = sorted({name for member in members.values() for key in keys for name in member.get(key, [])})
+    return {name: sha256_of(files_of(bundle_root, name, [])[0]) for name in names}
 
 
 def read_config(files: Sequence[str], settings: Mapping[str, Any], where: str) -> ConfigParser:
