@@ -12,64 +12,13 @@ from typing import Any
 
 from monai.bundle import ConfigParser, ConfigWorkflow
 
+from crossmoda.engines.workflows import PLACE_KEYS, in_one_line, make_workflow, run_workflow, unchecked_workflow
 from crossmoda.errors import CrossmodaError, find_user_error
 from crossmoda.files import write_json
+from crossmoda.segmentation.apart.members import APART, member_files
 from crossmoda.unknown_keys import require_known_keys
 
-# Settings that say where and on what a workflow runs; they do not change what comes out, so no step is redone for them.
-PLACE_KEYS = (
-    "bundle_root",
-    "dataset_dir",
-    "output_dir",
-    "uncertainty_dir",
-    "device",
-    "num_workers",
-    "resume",
-    "fingerprint",
-    "weights",
-    "initial_weights",
-    "return_weights",
-    "scan_dir",
-    "imports",
-)
-
-
-def make_workflow(files: Sequence[str | Path], kind: str, **settings: Any) -> ConfigWorkflow:
-    """Return a bundle's ``train`` or ``inference`` workflow, not yet initialised, without touching the logging.
-
-    Args:
-        files: configuration files, merged from left to right.
-        kind: "train" or "inference".
-        settings: overrides of the configuration's keys.
-
-    Raises:
-        CrossmodaError: a file is missing, or a file or a setting names a key that nobody reads.
-    """
-    require_known_keys(files, settings)
-    return _workflow(files, kind, settings)
-
-
-def _workflow(files: Sequence[str | Path], kind: str, settings: Mapping[str, Any]) -> ConfigWorkflow:
-    return ConfigWorkflow(config_file=[str(f) for f in files], workflow_type=kind, logging_file=False, **settings)
-
-
-def in_one_line(error: Exception, what: str) -> CrossmodaError:
-    """Return the user's error inside ``error`` if there is one; else ``what``, the innermost reason and a remedy."""
-    user_error = find_user_error(error)
-    if user_error is not None:
-        return user_error
-    root: BaseException = error
-    while root.__cause__ is not None:
-        root = root.__cause__
-    reason = " ".join(str(root).split())[:200] or type(root).__name__
-    return CrossmodaError(f"{what} ({reason}); correct its name or its arguments")
-
-
-def run_workflow(workflow: ConfigWorkflow) -> None:
-    """Initialise, run and finalise a workflow."""
-    workflow.initialize()
-    workflow.run()
-    workflow.finalize()
+__all__ = ["PLACE_KEYS", "BundleUse", "in_one_line", "make_workflow", "require_known_settings", "run_workflow"]
 
 
 @dataclass(frozen=True)
@@ -139,7 +88,10 @@ class BundleUse:
         self.require_known_keys(kind)
         parser = self._read(kind)
         parser.update(self.overrides(kind))
-        return {key: value for key, value in parser.get().items() if key not in PLACE_KEYS}
+        config = {key: value for key, value in parser.get().items() if key not in PLACE_KEYS}
+        if kind == "train" and APART in config:  # what members' own files say decides the result, too
+            config["member_files"] = member_files(self.root, config["members"])
+        return config
 
     def has(self, kind: str, key: str) -> bool:
         """Tell whether the configuration of the ``train`` or the ``inference`` workflow has a setting."""
@@ -163,7 +115,7 @@ class BundleUse:
         """
         self.require_known_keys(kind)
         root = str(Path(self.root).resolve())
-        return _workflow(self.files(kind), kind, {"bundle_root": root, **self.overrides(kind), **places})
+        return unchecked_workflow(self.files(kind), kind, {"bundle_root": root, **self.overrides(kind), **places})
 
     def check(self, kind: str, device: Any, components: Sequence[str] = (), **places: Any) -> None:
         """Build some components of a workflow, and let a training check itself as it does before it runs.
@@ -179,6 +131,8 @@ class BundleUse:
         Raises:
             CrossmodaError: one line that says what is wrong.
         """
+        if kind == "train" and self.processes > 1 and self.has(kind, APART):
+            raise CrossmodaError(f"processes is {self.processes}, but apart.yaml trains in one process; give 1")
         workflow = self.workflow(kind, device=device, **places)
         for key in components:
             try:

@@ -364,9 +364,9 @@ def test_overlays_combine(
 def test_a_chain_without_meaning_is_refused_before_the_first_image(
     configs: Path, images: Path, other: Path, members: list[str], tmp_path: Path, chain: str, reason: str
 ) -> None:
+    settings: dict[str, Any] = {"members": members} if "ensemble" in chain.split() else {"weights": members[0]}
+    settings |= {"other_dir": other} if "merge" in chain.split() else {}
     with pytest.raises(Exception, match=r".") as caught:
-        settings: dict[str, Any] = {"members": members} if "ensemble" in chain.split() else {"weights": members[0]}
-        settings |= {"other_dir": other} if "merge" in chain.split() else {}
         predict(configs, images, tmp_path, *chain.split(), **settings)
     assert reason in str(find_user_error(caught.value))
     assert list(tmp_path.iterdir()) == []

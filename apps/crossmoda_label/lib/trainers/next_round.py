@@ -13,7 +13,8 @@ from crossmoda.errors import find_user_error
 from crossmoda.files import PARTIAL_MARK, read_json
 from crossmoda.self_training.loop import continue_run, mean_dice
 
-HISTORIES = ("round_*/segmenter/history.json", f"round_*/.segmenter{PARTIAL_MARK}*/segmenter/history.json")
+_UNFINISHED = f"round_*/.segmenter{PARTIAL_MARK}*/segmenter"
+HISTORIES = ("round_*/segmenter/history.json", f"{_UNFINISHED}/history.json", f"{_UNFINISHED}/members/*/history.json")
 
 
 class NextRound(TrainTask):
@@ -55,15 +56,17 @@ class NextRound(TrainTask):
         dice = [value for value in history["series"].get("val_mean_dice", []) if value is not None]
         stats = {
             "epoch": epochs[-1] if epochs else 0,
-            "total_epochs": self._total_epochs(),
+            "total_epochs": self._total_epochs() or (epochs[-1] if epochs else 0),
             "best_metric": max(dice, default=max(self._measured().values(), default=0.0)),
             "train": {name: values[-1] for name, values in history["series"].items() if values},
         }
         return stats if PARTIAL_MARK in str(newest) else {**stats, "total_time": "finished"}
 
-    def _total_epochs(self) -> int:
+    def _total_epochs(self) -> int | None:
+        """Return the length of a training; None where members of the segmenter have lengths of their own."""
         description = yaml.safe_load((self.run / "run.yaml").read_text(encoding="utf-8"))
-        return int(description["resolved"]["segmenter"]["max_epochs"])
+        epochs = description["resolved"]["segmenter"]["max_epochs"]
+        return None if epochs is None else int(epochs)
 
     def _measured(self) -> dict[str, float]:
         metrics = self.run / "metrics.json"
