@@ -40,6 +40,7 @@ from crossmoda.errors import CrossmodaError, did_you_mean, nearest_name
 
 MONAI_WORDS = ("imports", "initialize", "run", "finalize", ConfigParser.meta_key)
 READ_BY_COMMANDS = ("phantom",)  # in a recipe, for `python -m crossmoda demo`; no bundle reads it
+MAIN_FILES = ("train.yaml", "inference.yaml")
 TARGET = "_target_"
 
 
@@ -229,9 +230,10 @@ def _require_of_another_workflow(change: _Change, path: str, merged: ConfigParse
     several methods.
     """
     first = Path(files[0])
-    others = {other.name: other for other in sorted(first.parent.glob("*.yaml"))}
+    files_there = sorted(first.parent.glob("*.yaml"), key=lambda file: (file.name not in MAIN_FILES, file.name))
+    others = {other.name: other for other in files_there}
     has = [name for name, other in others.items() if other != Path(change.origin) and _names(_content_of(other), path)]
-    allowed = others if Path(change.origin).parent == first.parent else ("train.yaml", "inference.yaml")
+    allowed = others if Path(change.origin).parent == first.parent else MAIN_FILES
     if change.origin in map(str, files) and any(name in allowed for name in has):
         return
     raise _no_such_key(change, path, merged, files, has)

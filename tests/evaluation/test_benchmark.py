@@ -1,0 +1,116 @@
+"""What a benchmark of systems says of their evaluations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crossmoda.evaluation.aggregate import summarise_cases
+from crossmoda.evaluation.benchmark import Benchmark, joined, read_results, write_page
+from crossmoda.evaluation.benchmark.page import markdown, rows
+from crossmoda.files import write_json
+
+SITES = ("ldn", "etz", "ukm")
+
+
+def evaluation(vs: float, cochlea: float, sites: tuple[str, ...] = SITES) -> dict[str, Any]:
+    """Return two cases of each site with about these Dice; the distances fall as Dice rises."""
+    cases = [
+        {
+            "case": f"{site}_{number}",
+            "site": site,
+            **{
+                structure: {"dice": dice + 0.01 * number, "assd": 2 - dice, "hd95": 4 - dice, "truth_volume_mm3": 100.0}
+                for structure, dice in (("vs", vs), ("cochlea", cochlea))
+            },
+        }
+        for site in sites
+        for number in (0, 1)
+    ]
+    found = {site: summarise_cases(case for case in cases if case["site"] == site) for site in sites}
+    return {"structures": summarise_cases(cases), "sites": found, "cases": cases, "missing": []}
+
+
+@pytest.fixture
+def benchmark() -> Benchmark:
+    seen = ("ldn", "etz")
+    return Benchmark(
+        systems={"First": evaluation(0.6, 0.5), "Second": evaluation(0.8, 0.7)},
+        anchors={"source_only": evaluation(0.1, 0.6), "oracle": evaluation(0.9, 0.9)},
+        rounds={
+            "First": [(0, evaluation(0.5, 0.5, seen)), (1, evaluation(0.6, 0.4, seen))],
+            "Second": [(0, evaluation(0.7, 0.7, seen))],
+        },
+        costs={"First": {"minutes": 12.4, "mib": 900}},
+        published={"First": [0.734, None, 0.714, None], "Second": [0.8, 0.5, 0.8, 0.2]},
+        unseen_site="ukm",
+    )
+
+
+def test_systems_are_in_the_order_of_their_place_between_the_anchors(benchmark: Benchmark) -> None:
+    assert [row["name"] for row in rows(benchmark)] == [
+        "hrT2 truth (supervised)",
+        "Second",
+        "First",
+        "ceT1 alone (no adaptation)",
+    ]
+    assert [row["place"] for row in rows(benchmark)] == [None, 1, 2, None]  # anchors are not ranked
+    assert benchmark.sites == ["etz", "ldn", "ukm"]  # the unseen one last
+
+
+def test_effects_compare_the_validation_scans_with_those_of_the_anchor(benchmark: Benchmark) -> None:
+    effects = {(effect["effect"], effect["system"]): effect for effect in benchmark.effects()}
+    assert set(effects) == {
+        ("translation over none", "First"),
+        ("translation over none", "Second"),
+        ("rounds over none", "First"),
+    }
+    translation = effects["translation over none", "Second"]
+    assert translation["before"] == pytest.approx({"vs": 0.105, "cochlea": 0.605})
+    assert translation["after"] == pytest.approx({"vs": 0.705, "cochlea": 0.705})
+    rounds = effects["rounds over none", "First"]
+    assert rounds["after"]["vs"] - rounds["before"]["vs"] == pytest.approx(0.1)
+    assert rounds["after"]["cochlea"] - rounds["before"]["cochlea"] == pytest.approx(-0.1)
+
+
+def test_the_table_holds_means_places_and_costs(benchmark: Benchmark) -> None:
+    lines = markdown(benchmark).splitlines()
+    assert lines[0] == ("| system | place | VS Dice | VS ASSD, mm | cochlea Dice | cochlea ASSD, mm | minutes | MiB |")
+    assert "| First | 2 | 0.605 | 1.40 | 0.505 | 1.50 | 12 | 900 |" in lines
+    assert "| Second | 1 | 0.805 | 1.20 | 0.705 | 1.30 |  |  |" in lines
+
+
+def test_evaluations_of_other_cases_are_joined() -> None:
+    whole = joined(evaluation(0.6, 0.5, ("ldn",)), evaluation(0.2, 0.1, ("ukm",)))
+    assert [case["case"] for case in whole["cases"]] == ["ldn_0", "ldn_1", "ukm_0", "ukm_1"]
+    assert whole["structures"]["vs"]["dice"]["mean"] == pytest.approx((0.60 + 0.61 + 0.20 + 0.21) / 4)
+    assert whole["sites"]["ukm"]["cochlea"]["dice"]["mean"] == pytest.approx(0.105)
+
+
+def test_a_system_that_is_not_done_is_left_out(tmp_path: Path) -> None:
+    for name in ("done", "begun"):
+        (tmp_path / name / "round_0").mkdir(parents=True)
+        write_json(tmp_path / name / "round_0" / "metrics.json", evaluation(0.5, 0.5, ("ldn",)))
+        write_json(tmp_path / name / "metrics.json", evaluation(0.5, 0.5, ("ldn",)))
+    write_json(tmp_path / "done" / "metrics_unseen.json", evaluation(0.3, 0.3, ("ukm",)))
+    found = read_results({"A": tmp_path / "done", "B": tmp_path / "begun"}, tmp_path / "anchors", {}, "ukm")
+    assert list(found.systems) == list(found.rounds) == ["A"]
+    assert found.anchors == {}
+    assert found.ranking is None  # of one
+    assert found.sites == ["ldn", "ukm"]
+
+
+def test_the_page_keeps_published_figures_apart_and_stands_alone(benchmark: Benchmark, tmp_path: Path) -> None:
+    write_page(benchmark, tmp_path, {"Command": "python scripts/benchmark_systems.py <>"})
+    page = (tmp_path / "benchmark.html").read_text(encoding="utf-8")
+    figures, published = page.split('<section id="published">')
+    assert "0.734" in published
+    assert "0.734" not in figures
+    assert "must not be compared" in figures
+    assert "ukm (unseen)" in figures
+    assert "VS yes, cochlea no" in figures  # of rounds over none
+    assert "http" not in page.replace("http://www.w3.org", "")
+    assert "&lt;&gt;" in published
+    assert (tmp_path / "benchmark.md").read_text(encoding="utf-8") == markdown(benchmark)
