@@ -17,7 +17,8 @@ from crossmoda.self_training.bundles import make_workflow, run_workflow
 
 CONFIGS = LOOP.parents[2] / "configs"
 WITHOUT_NNUNET = ("wu2021", "chen2023")
-RECIPES = (*WITHOUT_NNUNET, "yang2022", "kang2022")
+RECIPES = (*WITHOUT_NNUNET, "yang2022", "kang2022", "salle2022")
+PROFILES = sorted(path.stem for path in (CONFIGS / "profiles").glob("*.yaml"))
 TWO_CLASSES = {"structures": ["vs", "cochlea"]}  # as the tiny data set's labels have them
 TINY: dict[str, Any] = {
     "spacing": [1.6, 1.6, 3.0],
@@ -75,8 +76,14 @@ SIZES = {
     "memory_gb",
     "validation_iterations",
     "checkpoint_interval",
-    "folds",
+    "folds",  # how many, never one alone
     "train_folds",
+    "target_spacing",
+    "scale_factor",  # of the SinGAN, so that a smaller slice has as many scales
+    "filters",
+    "maximum_filters",
+    "iterations_per_scale",
+    "epochs_per_scale",
     "keep_preprocessed",
 }
 
@@ -96,7 +103,7 @@ def differences(first: Any, second: Any, path: str = "") -> set[str]:
     return set() if first == second else {path}
 
 
-@pytest.mark.parametrize("profile", sorted(path.stem for path in (CONFIGS / "profiles").glob("*.yaml")))
+@pytest.mark.parametrize("profile", PROFILES)
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_profile_changes_sizes_and_nothing_of_the_method(
     recipe: str, profile: str, tiny_dataset: Path, tmp_path: Path
@@ -108,10 +115,13 @@ def test_a_profile_changes_sizes_and_nothing_of_the_method(
     assert differences(plain, {**plain, "rules": []}) == ({"/rules"} if plain["rules"] else set())  # it can tell
 
 
-@pytest.mark.parametrize("recipe", WITHOUT_NNUNET)
-def test_a_recipe_fits_together(recipe: str, tiny_dataset: Path, tmp_path: Path) -> None:
-    """Every round's network, patch, rules and overlays; on paper's sizes, where nothing is trained."""
-    loop = loop_of(recipe, tiny_dataset, tmp_path, **TWO_CLASSES)
+@pytest.mark.parametrize("profile", [None, *PROFILES])
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipe_fits_together(recipe: str, profile: str | None, tiny_dataset: Path, tmp_path: Path) -> None:
+    """Every round's network, patch, rules and overlays, at the papers' sizes and the profiles'; nothing is trained."""
+    if recipe not in WITHOUT_NNUNET:
+        pytest.importorskip("nnunetv2")
+    loop = loop_of(recipe, tiny_dataset, tmp_path, profile, **TWO_CLASSES)
     loop.work.dataset_file.parent.mkdir(exist_ok=True)
     save_datalist(loop.work.dataset_file, load_datalist(tiny_dataset))
     loop.require_fit()

@@ -19,6 +19,7 @@ from crossmoda.errors import CrossmodaError, find_user_error
 from crossmoda.files import read_json
 from crossmoda.segmentation.apart import ApartTraining, MemberNetworks, apart_network
 from crossmoda.segmentation.apart import training as apart_training
+from crossmoda.segmentation.apart.members import Member
 from crossmoda.segmentation.merging import MergeStructures
 from crossmoda.self_training.bundles import BundleUse
 
@@ -263,6 +264,13 @@ def views(tiny_dataset: Path, folder: Path) -> Path:
     target = [{**datalist["target"][0], "image": labelled["image"], "label": labelled["label"]}]
     save_datalist(folder / "datalist.json", {**datalist, "source": renderings, "target": target})
     return folder / "datalist.json"
+
+
+def test_an_augmented_copy_teaches_the_members_of_the_structure_that_it_alters() -> None:
+    altered = [{"view": "cut+x", "augmentation": {"structure": name}} for name in ("vs", "cochlea")]
+    members = [Member("a", structures=names) for names in (["vs"], ["cochlea"], ["intra"], ["vs", "cochlea"])]
+    learnt = [[member.learns_from(item) for item in altered] for member in members]
+    assert learnt == [[True, False], [False, True], [True, False], [True, True]]
 
 
 def test_a_member_learns_from_the_renderings_that_it_asks_for(

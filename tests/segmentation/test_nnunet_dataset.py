@@ -251,6 +251,8 @@ def test_a_fold_of_pseudo_labels_alone_cannot_be_validated(datalist: Path) -> No
         ({"checkpoint": "latest"}, "checkpoint 'latest' is unknown; choose final or best"),
         ({"max_epochs": 0}, "max_epochs is 0; give a positive number"),
         ({"num_workers": -1}, "num_workers is -1"),
+        ({"target_spacing": [0.4, 0.4]}, r"target_spacing is \[0.4, 0.4\]; give three positive numbers"),
+        ({"target_spacing": [0.4, 0.4, 0.0]}, "give three positive numbers of mm"),
     ],
 )
 def test_a_setting_that_cannot_be_is_named_at_once(settings: dict[str, Any], message: str) -> None:
@@ -278,6 +280,7 @@ def test_only_what_decides_the_weights_makes_a_fold_train_anew() -> None:
     longer = NnUNetSettings(STRUCTURES, max_epochs=2000)
     assert plain.training_key == same.training_key != longer.training_key
     assert plain.planning_key == longer.planning_key != NnUNetSettings(STRUCTURES, memory_gb=24.0).planning_key
+    assert plain.planning_key != NnUNetSettings(STRUCTURES, target_spacing=[0.4, 0.4, 1]).planning_key
 
 
 # --- Wrong input, before anything is planned ---

@@ -13,6 +13,7 @@ from monai.bundle import ConfigParser
 from crossmoda.data.datalist import AUGMENTED
 from crossmoda.errors import CrossmodaError
 from crossmoda.files import sha256_of
+from crossmoda.labels import PARTS
 from crossmoda.segmentation.merging import MergeStructures
 
 Item = dict[str, Any]
@@ -34,8 +35,8 @@ class Member:
         inference_overlays: files after ``inference.yaml``.
         inference_settings: of its predictions; spacing, crop and patch are those of its training.
         items: which renderings in the source section (items with a ``view``) it learns from: ``all``, the ``augmented``
-            ones, or those that are ``translated`` and nothing else. Scans as they are, and the target's, it always
-            learns from.
+            ones, or those that are ``translated`` and nothing else. Of the augmented ones, each of which alters one
+            structure, only those that alter one of its own. Scans as they are, and the target's, it always learns from.
     """
 
     name: str
@@ -65,7 +66,15 @@ class Member:
     def learns_from(self, item: Item) -> bool:
         """Tell whether an item of the source section is one to learn from."""
         view = item.get("view", "")
-        return self.items == ALL or not view or (AUGMENTED in view) == (self.items == ONLY_AUGMENTED)
+        if not view:
+            return True
+        if AUGMENTED not in view:
+            return self.items != ONLY_AUGMENTED
+        return self.items != ONLY_TRANSLATED and self._segments(item.get("augmentation", {}).get("structure"))
+
+    def _segments(self, altered: str | None) -> bool:
+        """Tell whether an altered structure is one of the member's, or the tumour whose parts they are."""
+        return altered is None or bool({altered, *PARTS.get(altered, ())} & {*self.structures})
 
     def described(self) -> dict[str, Any]:
         """Return all that was said of the member, by name of the setting."""

@@ -45,6 +45,7 @@ class NnUNetSettings:
         seed: of the folds; nnU-Net's own draws are not seeded.
         planner: nnU-Net's planner, e.g. ``ExperimentPlanner`` or ``nnUNetPlannerResEncM``.
         memory_gb: GPU memory that patch and batch are made to fit; the planner's own target by default.
+        target_spacing: mm along x, y and z in RAS, to which ``3d_fullres`` resamples; nnU-Net's own choice by default.
         trainer: nnU-Net's trainer class, e.g. ``nnUNetTrainer`` or ``nnUNetTrainerNoMirroring``.
         max_epochs: of each fold.
         iterations_per_epoch: batches learnt from in an epoch.
@@ -65,6 +66,7 @@ class NnUNetSettings:
     seed: int = 0
     planner: str = "ExperimentPlanner"
     memory_gb: float | None = None
+    target_spacing: Sequence[float] | None = None
     trainer: str = "nnUNetTrainer"
     max_epochs: int | None = None
     iterations_per_epoch: int | None = None
@@ -93,12 +95,22 @@ class NnUNetSettings:
             raise CrossmodaError(
                 "train_folds all leaves no case to compare configurations on; name one configuration, or train folds"
             )
+        self._require_sizes()
+
+    def _require_sizes(self) -> None:
+        """Refuse numbers that cannot be."""
         if self.num_workers < 0:
             raise CrossmodaError(f"num_workers is {self.num_workers}; give 0 or more")
         for name in ("max_epochs", "iterations_per_epoch", "validation_iterations", "checkpoint_interval", "memory_gb"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise CrossmodaError(f"{name} is {value}; give a positive number, or null for nnU-Net's own")
+
+        spacing = self.target_spacing
+        if spacing is not None and (len(spacing) != 3 or min(spacing) <= 0):
+            raise CrossmodaError(
+                f"target_spacing is {list(spacing)}; give three positive numbers of mm, for x, y and z"
+            )
 
     @property
     def fold_names(self) -> list[int | str]:
@@ -118,7 +130,8 @@ class NnUNetSettings:
     @property
     def planning_key(self) -> str:
         """A hash of what decides the plans."""
-        return hash_of([self.planner, self.memory_gb])
+        spacing = [] if self.target_spacing is None else [[float(size) for size in self.target_spacing]]
+        return hash_of([self.planner, self.memory_gb, *spacing])
 
     @property
     def training_key(self) -> str:

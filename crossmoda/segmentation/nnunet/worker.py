@@ -80,7 +80,13 @@ def plan(folders: NnUNetFolders, settings: NnUNetSettings) -> None:
 def _plan_experiment(runner: nnUNetV2Runner, settings: NnUNetSettings) -> None:
     before = os.environ[AUGMENTERS]
     os.environ[AUGMENTERS] = str(max(1, settings.num_workers))  # the planner takes it for PyTorch's threads
-    runner.plan_experiments(settings.planner, settings.memory_gb, overwrite_plans_name=PLANS)  # type: ignore[arg-type]
+    z_y_x = None if settings.target_spacing is None else tuple(float(size) for size in settings.target_spacing)[::-1]
+    runner.plan_experiments(
+        settings.planner,
+        settings.memory_gb,  # type: ignore[arg-type]
+        overwrite_target_spacing=z_y_x,
+        overwrite_plans_name=PLANS,
+    )
     os.environ[AUGMENTERS] = before
 
 
