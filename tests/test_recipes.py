@@ -73,6 +73,8 @@ SIZES = {
     "num_workers",
     "amp",
     "slices_at_once",
+    "windows_at_once",
+    "memory_gib",
     "memory_gb",
     "validation_iterations",
     "checkpoint_interval",
