@@ -158,7 +158,7 @@ def test_the_naive_augmentation_needs_no_weights(
     ("changes", "message"),
     [
         ({"rules": [{**RULES[0], "scales": [6]}]}, "scale 6 is not one to harmonise from: this pyramid has 1 to 5"),
-        ({"rules": [{**RULES[0], "lambda": 2}]}, "rules[0]: lambda unknown"),
+        ({"rules": [{**RULES[0], "lambda": 2}]}, "rules[0]: no such key 'lambda'; did you mean 'lambdas'?"),
         ({"rules": [{**RULES[0], "volume_above_mm3": 1e9}]}, "no rule selects a case of 2"),
         ({"weights": "nowhere/model.pt"}, "nowhere/model.pt: no weights there"),
         ({"filters": 8}, "weights of another network than network_def (SinGAN)"),

@@ -35,7 +35,7 @@ def translator_key(dataset: Path, repository: Path, settings: dict[str, Any]) ->
     views = {"cyclegan": BundleUse(root=str(repository / "bundles/cet1_to_hrt2_translation"), train=settings)}
     datalist, folder = load_datalist(dataset), StepKeys()
     work = Work(dataset, datalist, {}, views, views["cyclegan"], [], ["vs", "cochlea"], 0, torch.device("cpu"))
-    work.train_translator(folder, "cyclegan")  # type: ignore[arg-type]
+    work.train_translators(folder)  # type: ignore[arg-type]
     return folder.keys["translator_cyclegan"]
 
 
