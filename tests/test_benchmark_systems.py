@@ -67,6 +67,7 @@ def run(repository: Path, config: Path, output: Path, *options: str) -> tuple[in
     return done.returncode, done.stdout, done.stderr
 
 
+@pytest.mark.slow
 def test_systems_and_anchors_are_run_once_and_shown(repository: Path, config: Path, tmp_path: Path) -> None:
     output = tmp_path / "benchmark"
     status, printed, errors = run(repository, config, output, "--only", "Ours")
