@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Any
 
+import yaml
 from monai.bundle import ConfigWorkflow
 
+from crossmoda.errors import CrossmodaError
 from crossmoda.self_training.bundles import make_workflow, run_workflow
 
 BUNDLES = Path(__file__).resolve().parent.parent / "bundles"
 LOOP = BUNDLES / "vs_cochlea_self_training" / "configs"
+TINY_SEGMENTER: dict[str, Any] = {
+    "spacing": [1.6, 1.6, 3.0],
+    "crop_size": [48, 32],
+    "patch_size": [32, 32, 8],
+    "iterations_per_epoch": 2,
+    "max_epochs": 1,
+    "batch_size": 1,
+}
 TINY_LOOP: dict[str, Any] = {
     "spacing": [1.6, 1.6, 3.0],
     "crop_size": [48, 32],
@@ -70,3 +81,27 @@ def run_loop(dataset: Path, run: Path, *overlays: str, **settings: Any) -> None:
     """
     files = [LOOP / name for name in ("train.yaml", *overlays)]
     run_workflow(make_workflow(files, "train", dataset_dir=str(dataset), output_dir=str(run), **settings))
+
+
+def with_misspelt_key(config: Path, place: tuple[str, ...], value: object, folder: Path) -> Path:
+    """Write a configuration again into a folder, with a value where the keys of ``place`` lead; return the file."""
+    settings = yaml.safe_load(config.read_text())
+    mapping, (*path, key) = settings, place
+    for name in path:
+        mapping[name] = mapping.get(name) or {}
+        mapping = mapping[name]
+    mapping[key] = value
+    wrong = folder / "wrong.yaml"
+    wrong.write_text(yaml.safe_dump(settings, sort_keys=False))
+    return wrong
+
+
+def told_by_script(name: str, repository: Path, monkeypatch: Any, **arguments: str) -> str:
+    """Return what a script's ``main`` says is the user's to mend, called in this process from the repository."""
+    monkeypatch.chdir(repository)
+    monkeypatch.syspath_prepend(str(repository / "scripts"))
+    try:
+        importlib.import_module(name).main(**arguments)
+    except CrossmodaError as error:
+        return str(error)
+    raise AssertionError(f"{name} found nothing wrong")

@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
-
-from crossmoda.errors import CrossmodaError
+from support import told_by_script, with_misspelt_key
 
 SIZE: dict[str, Any] = {
     "phantom": None,
@@ -103,21 +102,11 @@ MISSPELT: dict[str, tuple[tuple[str, ...], str]] = {  # where in the file what s
 def test_a_misspelt_key_is_named_before_the_first_training(
     where: str, repository: Path, config: Path, tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(repository)
-    monkeypatch.syspath_prepend(str(repository / "scripts"))
-    (*path, key), message = MISSPELT[where]
-    settings = yaml.safe_load(config.read_text())
-    mapping = settings
-    for name in path:
-        mapping[name] = mapping.get(name) or {}
-        mapping = mapping[name]
-    mapping[key] = 1
-    wrong = tmp_path / "wrong.yaml"
-    wrong.write_text(yaml.safe_dump(settings, sort_keys=False))
-    main = importlib.import_module("compare_segmenters").main
-    with pytest.raises(CrossmodaError) as caught:
-        main(output_dir=str(tmp_path / "out"), size="tiny", config=str(wrong), dataset=str(tiny_dataset))
-    assert str(caught.value).startswith(f"{wrong}: {message}")
+    place, message = MISSPELT[where]
+    wrong = with_misspelt_key(config, place, 1, tmp_path)
+    places = {"output_dir": str(tmp_path / "out"), "config": str(wrong), "dataset": str(tiny_dataset)}
+    told = told_by_script("compare_segmenters", repository, monkeypatch, size="tiny", **places)
+    assert told.startswith(f"{wrong}: {message}")
     assert not (tmp_path / "out" / "dynunet").exists()
 
 

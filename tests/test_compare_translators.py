@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 import yaml
+from support import told_by_script, with_misspelt_key
 
 from crossmoda.data.datalist import load_datalist
-from crossmoda.errors import CrossmodaError
 
 SIZE: dict[str, Any] = {
     "phantom": None,
@@ -99,20 +99,11 @@ MISSPELT: dict[str, tuple[tuple[str, ...], str]] = {  # where in the file what s
 def test_a_misspelt_key_is_named_before_the_first_training(
     where: str, repository: Path, config: Path, tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(repository)
-    monkeypatch.syspath_prepend(str(repository / "scripts"))
-    (*path, key), message = MISSPELT[where]
-    settings = yaml.safe_load(config.read_text())
-    mapping = settings
-    for name in path:
-        mapping = mapping.setdefault(name, {})
-    mapping[key] = "Cut" if key == "weights_of" else {}
-    wrong = tmp_path / "wrong.yaml"
-    wrong.write_text(yaml.safe_dump(settings, sort_keys=False))
-    main = importlib.import_module("compare_translators").main
-    with pytest.raises(CrossmodaError) as caught:
-        main(output_dir=str(tmp_path / "out"), size="tiny", config=str(wrong), dataset=str(tiny_dataset))
-    assert str(caught.value).startswith(f"{wrong}: {message}")
+    place, message = MISSPELT[where]
+    wrong = with_misspelt_key(config, place, "Cut" if MISSPELT[where][0][-1] == "weights_of" else {}, tmp_path)
+    places = {"output_dir": str(tmp_path / "out"), "config": str(wrong), "dataset": str(tiny_dataset)}
+    told = told_by_script("compare_translators", repository, monkeypatch, size="tiny", **places)
+    assert told.startswith(f"{wrong}: {message}")
     assert not (tmp_path / "out").exists()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,19 @@ def in_one_line(error: Exception, what: str) -> CrossmodaError:
 
 
 def run_workflow(workflow: ConfigWorkflow) -> None:
-    """Initialise, run and finalise a workflow."""
-    workflow.initialize()
-    workflow.run()
-    workflow.finalize()
+    """Initialise, run and finalise a workflow, and free its memory.
+
+    Raises:
+        CrossmodaError: whatever the workflow found to be the user's to mend, which MONAI had wrapped.
+    """
+    try:
+        workflow.initialize()
+        workflow.run()
+        workflow.finalize()
+    except Exception as error:
+        user_error = find_user_error(error)
+        if user_error is not None:
+            raise user_error from error
+        raise
+    finally:
+        gc.collect()

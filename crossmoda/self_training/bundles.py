@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -13,7 +12,7 @@ from typing import Any
 from monai.bundle import ConfigParser, ConfigWorkflow
 
 from crossmoda.engines.workflows import PLACE_KEYS, in_one_line, make_workflow, run_workflow, unchecked_workflow
-from crossmoda.errors import CrossmodaError, find_user_error
+from crossmoda.errors import CrossmodaError
 from crossmoda.files import write_json
 from crossmoda.segmentation.apart.members import APART, member_files
 from crossmoda.unknown_keys import require_known_keys
@@ -154,15 +153,7 @@ class BundleUse:
         if kind == "train" and self.processes > 1:
             self._run_with_torchrun(Path(places["output_dir"]).parent, places)
             return
-        try:
-            run_workflow(self.workflow(kind, device=device, **places))
-        except Exception as error:
-            user_error = find_user_error(error)
-            if user_error is not None:
-                raise user_error from error
-            raise
-        finally:
-            gc.collect()
+        run_workflow(self.workflow(kind, device=device, **places))
 
     def _run_with_torchrun(self, place: Path, places: Mapping[str, Any]) -> None:
         """Train with one process per device; the settings travel as one more configuration file."""

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from ignite.engine import Events
-from support import interrupt, workflow_of
+from support import TINY_SEGMENTER, interrupt, workflow_of
 
 from crossmoda.data.datalist import load_datalist, save_datalist
 from crossmoda.data.volumes import read_volume, same_grid, write_volume
@@ -43,16 +43,7 @@ MEMBERS: dict[str, Any] = {
         "inference_settings": SMALL,
     },
 }
-TINY: dict[str, Any] = {
-    "device": "cpu",
-    "spacing": [1.6, 1.6, 3.0],
-    "crop_size": [48, 32],
-    "patch_size": [32, 32, 8],
-    "max_epochs": 2,
-    "iterations_per_epoch": 2,
-    "batch_size": 1,
-    "members": MEMBERS,
-}
+TINY: dict[str, Any] = {**TINY_SEGMENTER, "device": "cpu", "max_epochs": 2, "members": MEMBERS}
 
 
 def changed(name: str, **changes: Any) -> dict[str, Any]:
@@ -375,7 +366,7 @@ def test_other_weights_structures_and_preparations_are_refused(
 ) -> None:
     wrong = [
         ({"weights": tmp_path / "model.pt"}, ["inference_apart"], "missing; train with apart.yaml first"),
-        ({"weights": trained / "members" / "tumour" / "model.pt"}, ["inference_apart"], "not trained apart"),
+        ({"weights": trained / "members" / "tumour" / "model.pt"}, ["inference_apart"], "not trained by apart.yaml"),
         ({"structures": ["cochlea", "vs"]}, ["inference_apart"], "segments ['vs', 'cochlea']; give these"),
         ({}, ["inference_apart", "prepare_clipped"], "trained with prepare []"),
     ]

@@ -304,7 +304,9 @@ def test_weights_of_another_model_are_refused(model: Path, scans: Path, tmp_path
     with pytest.raises(CrossmodaError, match=r"other.json: missing; train with nnunet.yaml first"):
         nnunet_network(tmp_path / "other.pt")
     (tmp_path / "other.json").write_text("{}")
-    with pytest.raises(CrossmodaError, match="not an nnU-Net's weights"):
+    with pytest.raises(
+        CrossmodaError, match=r"not trained by nnunet.yaml; use inference.yaml without inference_nnunet"
+    ):
         nnunet_network(tmp_path / "other.pt")
     with pytest.raises(CrossmodaError, match="Identity is not nnU-Net's network"):
         NnUNetInferer()(ras_batch(scans), torch.nn.Identity())

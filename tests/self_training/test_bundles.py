@@ -7,21 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from support import TINY_SEGMENTER
 
 from crossmoda.data.datalist import load_datalist, save_datalist
 from crossmoda.errors import CrossmodaError
 from crossmoda.files import read_json
 from crossmoda.self_training import BundleUse, TumourBlending
 from crossmoda.self_training.bundles import make_workflow, require_known_settings
-
-TINY: dict[str, Any] = {
-    "spacing": [1.6, 1.6, 3.0],
-    "crop_size": [48, 32],
-    "patch_size": [32, 32, 8],
-    "iterations_per_epoch": 2,
-    "max_epochs": 1,
-    "batch_size": 1,
-}
 
 
 @pytest.fixture
@@ -119,7 +111,7 @@ def test_two_processes_train_one_segmenter(
     monkeypatch.chdir(repository)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     places = {"dataset_dir": without_validation(tiny_dataset, tmp_path), "output_dir": str(tmp_path / "segmenter")}
-    BundleUse(root, train=TINY, processes=2).run("train", torch.device("cpu"), **places)
+    BundleUse(root, train=TINY_SEGMENTER, processes=2).run("train", torch.device("cpu"), **places)
     weights = torch.load(tmp_path / "segmenter" / "model.pt", weights_only=True)
     assert all(torch.isfinite(value).all() for value in weights.values() if value.is_floating_point())
     assert not any(name.startswith("module.") for name in weights)  # fit for inference on one device
@@ -137,5 +129,5 @@ def test_a_training_that_fails_in_its_processes_fails_here(
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     places = {"dataset_dir": str(tmp_path / "nowhere"), "output_dir": str(tmp_path / "segmenter")}
     with pytest.raises(CrossmodaError, match="training with 2 processes failed"):
-        BundleUse(root, train=TINY, processes=2).run("train", torch.device("cpu"), **places)
+        BundleUse(root, train=TINY_SEGMENTER, processes=2).run("train", torch.device("cpu"), **places)
     assert not (tmp_path / "segmenter" / "model.pt").exists()

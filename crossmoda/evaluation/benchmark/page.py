@@ -37,6 +37,7 @@ def write_page(benchmark: Benchmark, output: Path, facts: Mapping[str, str]) -> 
         lstrip_blocks=True,
     )
     content = {
+        "title": "Published systems on the same synthetic scans",
         "benchmark": benchmark,
         "rows": rows(benchmark),
         "titles": TITLES,

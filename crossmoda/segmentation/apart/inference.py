@@ -15,8 +15,9 @@ from torch import nn
 
 from crossmoda.data.transforms import LoadVolumed
 from crossmoda.errors import CrossmodaError
-from crossmoda.segmentation.apart.model import DESCRIPTION, MemberNetworks, inference_config, read_sidecar
+from crossmoda.segmentation.apart.model import DESCRIPTION, MemberNetworks, inference_config
 from crossmoda.segmentation.apart.probabilities import MergeProbabilities
+from crossmoda.segmentation.sidecars import read_sidecar
 
 
 class ApartInferer(Inferer):
@@ -38,7 +39,7 @@ class ApartInferer(Inferer):
 
     def __init__(self, bundle_root: str | Path, weights: str | Path) -> None:
         super().__init__()
-        made = read_sidecar(weights)
+        made = read_sidecar(weights, DESCRIPTION)
         described = made[DESCRIPTION]["members"]
         self.members = {name: _MemberPath(bundle_root, name, member) for name, member in described.items()}
         self.merge = MergeProbabilities([member["structures"] for member in described.values()], made["structures"])

@@ -12,8 +12,9 @@ from monai.bundle import ConfigParser
 from torch import nn
 
 from crossmoda.errors import CrossmodaError
-from crossmoda.files import read_json, write_json
+from crossmoda.files import write_json
 from crossmoda.segmentation.apart.members import files_of, read_config
+from crossmoda.segmentation.sidecars import read_sidecar
 
 DESCRIPTION = "apart"  # key of the sidecar
 
@@ -34,21 +35,6 @@ class MemberNetworks(nn.Module):
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Refuse, naming what runs these networks."""
         raise CrossmodaError("networks of members are run by ApartInferer; use inference_apart.yaml")
-
-
-def read_sidecar(weights: str | Path) -> dict[str, Any]:
-    """Return the sidecar of weights that were trained apart.
-
-    Raises:
-        CrossmodaError: there is none, or it is another model's.
-    """
-    sidecar = Path(weights).with_suffix(".json")
-    if not sidecar.is_file():
-        raise CrossmodaError(f"{sidecar}: missing; train with apart.yaml first, or name another file with --weights")
-    made: dict[str, Any] = read_json(sidecar)
-    if DESCRIPTION not in made:
-        raise CrossmodaError(f"{weights}: not trained apart; use inference.yaml without inference_apart.yaml")
-    return made
 
 
 def inference_config(bundle_root: str | Path, name: str, described: Mapping[str, Any]) -> ConfigParser:
@@ -98,7 +84,7 @@ def apart_network(
     Raises:
         CrossmodaError: no such model, another kind of model, or one of other structures.
     """
-    made = read_sidecar(weights)
+    made = read_sidecar(weights, DESCRIPTION)
     if structures is not None and list(structures) != made["structures"]:
         raise CrossmodaError(f"{weights}: segments {made['structures']}; give these as structures")
     members = made[DESCRIPTION]["members"]

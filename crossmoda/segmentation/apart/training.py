@@ -15,7 +15,7 @@ from monai.bundle import ConfigWorkflow
 from crossmoda.data.datalist import load_datalist, save_datalist, segmentation_items
 from crossmoda.engines import load_weights, save_weights
 from crossmoda.engines.workflows import PLACE_KEYS, in_one_line, make_workflow, run_workflow
-from crossmoda.errors import CrossmodaError, find_user_error
+from crossmoda.errors import CrossmodaError
 from crossmoda.files import atomic_path, hash_of, read_json, sha256_of, write_json
 from crossmoda.segmentation.apart.history import merged_history
 from crossmoda.segmentation.apart.members import Member, files_of, read_config, read_members
@@ -219,15 +219,7 @@ class ApartTraining:
     def _train(self, member: Member, key: str) -> None:
         place = self._place(member)
         begins = {"initial_weights": str(place / "initial_weights.pt")} if self.initial_weights else {}
-        try:
-            run_workflow(self._workflow(member, dataset_dir=str(place / "datalist.json"), fingerprint=key, **begins))
-        except Exception as error:
-            user_error = find_user_error(error)
-            if user_error is not None:
-                raise user_error from error
-            raise
-        finally:
-            gc.collect()
+        run_workflow(self._workflow(member, dataset_dir=str(place / "datalist.json"), fingerprint=key, **begins))
 
     def _export(self) -> None:
         """Write the members' weights, what their predictions must know, and the course of their trainings."""

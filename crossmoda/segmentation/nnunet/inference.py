@@ -18,8 +18,9 @@ from monai.utils import convert_to_dst_type
 from crossmoda.data.volumes import spacing_mm
 from crossmoda.errors import CrossmodaError
 from crossmoda.segmentation.inferers import SMALLEST_PROBABILITY
-from crossmoda.segmentation.nnunet.model import DESCRIPTION, NnUNetEnsemble, read_sidecar
+from crossmoda.segmentation.nnunet.model import DESCRIPTION, NnUNetEnsemble
 from crossmoda.segmentation.nnunet.settings import require_nnunet
+from crossmoda.segmentation.sidecars import read_sidecar
 
 Array = np.ndarray
 
@@ -152,7 +153,7 @@ class NnUNetPostprocessingd(MapTransform):
 
     def __init__(self, keys: KeysCollection, weights: str | Path) -> None:
         super().__init__(keys)
-        self.steps: list[Any] = read_sidecar(weights)[DESCRIPTION]["postprocessing"]
+        self.steps: list[Any] = read_sidecar(weights, DESCRIPTION)[DESCRIPTION]["postprocessing"]
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return the item with its labels post-processed; the input is not changed."""

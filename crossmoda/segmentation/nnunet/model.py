@@ -19,6 +19,7 @@ from crossmoda.engines import save_weights
 from crossmoda.errors import CrossmodaError
 from crossmoda.files import read_json, write_json
 from crossmoda.segmentation.nnunet.settings import ALL, CHECKPOINTS, NnUNetFolders, NnUNetSettings, require_nnunet
+from crossmoda.segmentation.sidecars import read_sidecar
 
 DESCRIPTION = "nnunet"  # key of the sidecar
 # Of history.json, and what nnU-Net calls it; its Dice is that of validation patches, with all cases in train_folds all.
@@ -79,25 +80,10 @@ def nnunet_network(weights: str | Path, structures: Sequence[str] | None = None)
         CrossmodaError: no such model, another kind of model, or one of other structures.
     """
     require_nnunet()
-    made = read_sidecar(weights)
+    made = read_sidecar(weights, DESCRIPTION)
     if structures is not None and list(structures) != made["structures"]:
         raise CrossmodaError(f"{weights}: segments {made['structures']}; give these as structures")
     return NnUNetEnsemble(made[DESCRIPTION])
-
-
-def read_sidecar(weights: str | Path) -> dict[str, Any]:
-    """Return the sidecar of an nnU-Net's weights.
-
-    Raises:
-        CrossmodaError: there is none, or it is another model's.
-    """
-    sidecar = Path(weights).with_suffix(".json")
-    if not sidecar.is_file():
-        raise CrossmodaError(f"{sidecar}: missing; train with nnunet.yaml first, or name another file with --weights")
-    made: dict[str, Any] = read_json(sidecar)
-    if DESCRIPTION not in made:
-        raise CrossmodaError(f"{weights}: not an nnU-Net's weights; use inference.yaml without inference_nnunet.yaml")
-    return made
 
 
 def export_model(
