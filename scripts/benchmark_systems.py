@@ -4,7 +4,8 @@
 
 Each system is a run folder of the self-training bundle, with its recipe and the size's profile; what is there already
 is not done again, so the command goes on after any interruption. The scans of a further site, which no training sees,
-are then segmented with its last model. OUT gets benchmark.html and benchmark.md.
+are then segmented with its last model. Variants are a system's round 0 without something that the system has; what of
+it is the same is taken over. OUT gets benchmark.html and benchmark.md.
 """
 
 from __future__ import annotations
@@ -15,27 +16,29 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # before PyTorch is imported; 
 
 import logging
 import multiprocessing
+import shutil
 import time
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import fire
 import torch
 import yaml
-from comparing import folder_name
+from comparing import folder_name, require_keys
 from memory import peak_mib, peak_of_children_mib
 from monai.bundle import ConfigWorkflow
 
 from crossmoda.data.datalist import load_datalist, save_datalist
 from crossmoda.data.phantom import write_phantom_dataset
 from crossmoda.engines.weights import versions
-from crossmoda.errors import CrossmodaError, find_user_error, report_in_one_line
+from crossmoda.errors import CrossmodaError, did_you_mean, find_user_error, report_in_one_line
 from crossmoda.evaluation.aggregate import evaluate_folder
 from crossmoda.evaluation.benchmark import read_results, write_page
 from crossmoda.evaluation.benchmark.results import ANCHORS, COST_FILE, UNSEEN_FILE
-from crossmoda.files import read_json, sha256_of, write_json
+from crossmoda.files import atomic_directory, read_json, sha256_of, write_json
 from crossmoda.labels import model_labels
 from crossmoda.self_training import Anchors
 from crossmoda.self_training.bundles import BundleUse, make_workflow
@@ -43,6 +46,7 @@ from crossmoda.self_training.loop import exclusive, find_truth
 
 LOOP = "bundles/vs_cochlea_self_training/configs/train.yaml"
 ANCHOR_RUN = "anchors"
+ROUND_0 = "round_0"
 TRUTH = "truth"
 
 Settings = dict[str, Any]
@@ -62,35 +66,96 @@ def main(
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("ignite").setLevel(logging.WARNING)
-    if not Path(config).is_file():
-        raise CrossmodaError(f"{config}: no such file; give --config")
-    settings = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
-    if size not in settings["sizes"]:
-        raise CrossmodaError(f"size '{size}' is unknown; {config} has {', '.join(settings['sizes'])}")
-    scale, output = settings["sizes"][size], Path(output_dir)
-    systems = {name: recipe for name, recipe in settings["systems"].items() if only in name}
-    if not systems:
-        raise CrossmodaError(f"--only {only}: no such system; {config} has {', '.join(settings['systems'])}")
+    settings = read_settings(config, size)
+    scale, output, common = settings["sizes"][size], Path(output_dir), settings["settings"]
+    runs = planned(settings, size, output, only)
+    if not runs:
+        named = ", ".join([*settings["systems"], *settings["variants"]])
+        raise CrossmodaError(f"--only {only}: no such system; {config} has {named}")
     data = write_phantom_dataset(output.parent / f"{output.name}_data", **scale["phantom"])
     unseen = write_phantom_dataset(output.parent / f"{output.name}_unseen", **scale["unseen"])
     output.mkdir(parents=True, exist_ok=True)
     scans = further_scans(unseen, settings["unseen_site"], output / "unseen.json")
-    files = {name: [LOOP, recipe, scale["profile"]] for name, recipe in systems.items()}
-    for name in files:  # what is wrong with a system is found before the first is trained
-        loop_of(files[name], data, output / folder_name(name), settings["settings"])
+    for run in runs.values():  # what is wrong with a system is found before the first is trained
+        loop_of(run.files, data, run.folder, run.settings)
     if not only:
-        in_own_process(train_anchors, [LOOP, scale["profile"]], data, output / ANCHOR_RUN, settings["settings"])
+        in_own_process(train_anchors, [LOOP, scale["profile"]], data, output / ANCHOR_RUN, common)
         for anchor in ANCHORS:
             measure_unseen(output / ANCHOR_RUN / "anchors" / anchor, output / ANCHOR_RUN, scans, unseen)
-    for name in systems:
+    for name, run in runs.items():
         logging.info("--- %s", name)
-        run = output / folder_name(name)
-        in_own_process(train_system, files[name], data, run, settings["settings"])
-        measure_unseen(run, run, scans, unseen)
-    folders = {name: output / folder_name(name) for name in settings["systems"]}
-    found = read_results(folders, output / ANCHOR_RUN, settings["published"], settings["unseen_site"])
+        run.take_over()
+        in_own_process(train_system, run.files, data, run.folder, run.settings)
+        if run.of is None:
+            measure_unseen(run.folder, run.folder, scans, unseen)
+    found = read_results(
+        {name: output / folder_name(name) for name in settings["systems"]},
+        output / ANCHOR_RUN,
+        settings["published"],
+        settings["unseen_site"],
+        {name: {**variant, "folder": output / folder_name(name)} for name, variant in settings["variants"].items()},
+        scale.get("remarks"),
+    )
     text = write_page(found, output, facts(size, config, scale))
     print(f"\n{text}\nwritten: {output}/benchmark.html, benchmark.md")
+
+
+def read_settings(config: str, size: str) -> Settings:
+    """Return the configuration, all of whose keys are known.
+
+    Raises:
+        CrossmodaError: it is missing, has no such size, or names what is not known.
+    """
+    if not Path(config).is_file():
+        raise CrossmodaError(f"{config}: no such file; give --config")
+    settings: Settings = {"variants": {}, **yaml.safe_load(Path(config).read_text(encoding="utf-8"))}
+    require_keys(config, settings, ("sizes", "unseen_site", "systems", "variants", "settings", "published"))
+    if size not in settings["sizes"]:
+        raise CrossmodaError(f"{config}: no size '{size}'; {did_you_mean(size, settings['sizes'])}")
+    require_keys(f"{config}: size '{size}'", settings["sizes"][size], ("profile", "phantom", "unseen", "remarks"))
+    for name, variant in settings["variants"].items():
+        require_keys(f"{config}: variant '{name}'", variant, ("of", "effect", "settings", "sizes"))
+        if variant["of"] not in settings["systems"]:
+            told = did_you_mean(variant["of"], settings["systems"])
+            raise CrossmodaError(f"{config}: variant '{name}' is of '{variant['of']}', which is no system; {told}")
+    return settings
+
+
+@dataclass(frozen=True)
+class Run:
+    """A system, or its round 0 without something.
+
+    Args:
+        files: configuration files, merged in this order.
+        settings: what is set in them.
+        folder: of the run.
+        of: run folder of the system whose variant this is; None of a system.
+    """
+
+    files: list[str]
+    settings: Settings
+    folder: Path
+    of: Path | None = None
+
+    def take_over(self) -> None:
+        """Begin a variant with its system's round 0, whose steps are done again only where they differ."""
+        if self.of is not None and (self.of / ROUND_0).is_dir() and not (self.folder / ROUND_0).exists():
+            with atomic_directory(self.folder / ROUND_0) as place:
+                shutil.copytree(self.of / ROUND_0, place, dirs_exist_ok=True)
+
+
+def planned(settings: Settings, size: str, output: Path, only: str) -> dict[str, Run]:
+    """Return the runs whose name holds a text, systems before variants."""
+    profile, common = settings["sizes"][size]["profile"], settings["settings"]
+    runs = {
+        name: Run([LOOP, recipe, profile], common, output / folder_name(name))
+        for name, recipe in settings["systems"].items()
+    }
+    for name, variant in settings["variants"].items():
+        system = runs[variant["of"]]
+        further = {**variant.get("settings", {}), **variant.get("sizes", {}).get(size, {}), "max_epochs": 1}
+        runs[name] = Run(system.files, {**common, **further}, output / folder_name(name), system.folder)
+    return {name: run for name, run in runs.items() if only in name}
 
 
 def further_scans(data: Path, site: str, path: Path) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -48,6 +49,16 @@ def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder, cases=2, validation=2, seed=11, edition="2022", field_of_view_mm=(90, 64, 40), coarsen=3, processes=1
     )
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _same_threads() -> Iterator[None]:
+    """Give PyTorch's threads back after each test: sums on another number of them differ in their last bits."""
+    torch = sys.modules.get("torch")
+    threads = torch.get_num_threads() if torch else None
+    yield
+    if torch and threads:
+        torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from support import told_by_script, with_misspelt_key
 
 from crossmoda.files import read_json
 
@@ -48,7 +50,14 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = folder / "benchmark.yaml"
     settings = {"structures": ["vs", "cochlea"], "anchors": False, "rounds": 1, "pseudo_hrt2_weights": [1.0]}
     published = {"Ours": [0.5, 1.0, 0.5, None]}
-    systems = {"sizes": {"tiny": size}, "unseen_site": "ukm", "systems": {"Ours": recipe}}
+    without = {"of": "Ours", "effect": "brightness over none", "sizes": {"tiny": {"pseudo_hrt2_weights": [0.5]}}}
+    without["settings"] = {"segmenter_settings": {"structure_probability": 0.0}}
+    systems = {
+        "sizes": {"tiny": size},
+        "unseen_site": "ukm",
+        "systems": {"Ours": recipe},
+        "variants": {"Less": without},
+    }
     write(path, {**systems, "settings": settings, "published": published})
     return path
 
@@ -90,9 +99,58 @@ def test_systems_and_anchors_are_run_once_and_shown(repository: Path, config: Pa
     page = (output / "benchmark.html").read_text()
     assert "ukm (unseen)" in page
     assert "rounds over none" in page
+    assert "brightness over none" in page
+    assert [path.name for path in sorted((output / "less").glob("round_*"))] == ["round_0"]
+    theirs, ours = (read_json(output / run / "round_0" / "manifest.json")["steps"] for run in ("less", "ours"))
+    assert theirs["translator_cyclegan"] == ours["translator_cyclegan"]  # taken over
+    assert theirs["segmenter"]["key"] != ours["segmenter"]["key"]
+
+
+MISSPELT = [
+    (("sizes", "tiny", "phantoms"), "size 'tiny': no such key 'phantoms'; did you mean 'phantom'?"),
+    (("variants", "Less", "effects"), "variant 'Less': no such key 'effects'; did you mean 'effect'?"),
+    (("variants", "Less", "of"), "variant 'Less' is of '1', which is no system"),
+    (("system",), "no such key 'system'; did you mean 'systems'?"),
+]
+
+
+@pytest.mark.parametrize(("place", "message"), MISSPELT)
+def test_what_the_configuration_names_wrong_is_told_before_anything_is_run(
+    place: tuple[str, ...],
+    message: str,
+    repository: Path,
+    config: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wrong = with_misspelt_key(config, place, "1", tmp_path)
+    places = {"output_dir": str(tmp_path / "out"), "config": str(wrong)}
+    assert message in told_by_script("benchmark_systems", repository, monkeypatch, size="tiny", **places)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_system_that_is_not_there_is_named_in_one_line(repository: Path, config: Path, tmp_path: Path) -> None:
     status, _, errors = run(repository, config, tmp_path / "out", "--only", "Transformer")
     assert status != 0
     assert "Transformer: no such system" in errors.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize("size", ["small", "medium", "large"])
+def test_every_system_and_variant_of_the_project_can_be_built(
+    size: str, repository: Path, tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(repository)
+    monkeypatch.syspath_prepend(str(repository / "scripts"))
+    script = importlib.import_module("benchmark_systems")
+    runs = script.planned(script.read_settings("configs/benchmark.yaml", size), size, tmp_path, "")
+    loops = {name: script.loop_of(run.files, tiny_dataset, run.folder, run.settings) for name, run in runs.items()}
+    assert list(loops["Kang 2022"].work.views) == ["cyclegan", "qs_attn"]
+    assert list(loops["Kang 2022 with CycleGAN alone"].work.views) == ["cyclegan"]
+    assert list(loops["Kang 2022 with QS-Attn alone"].work.views) == ["qs_attn"]
+    assert loops["Salle 2022"].work.blending is not None
+    assert loops["Salle 2022 without tumour blending"].work.blending is None
+    unet = loops["Yang 2022 with a U-Net generator"].work.views["cyclegan"].config("train")
+    assert unet["network_def"]["_target_"].endswith("UNetGenerator")
+    assert {name: loop.max_epochs for name, loop in loops.items() if " with" in name} == dict.fromkeys(
+        (name for name in runs if " with" in name), 1
+    )

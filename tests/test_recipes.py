@@ -1,4 +1,4 @@
-"""The published systems as recipes: what they resolve to, what a profile may change, and that they run."""
+"""The published systems and ours as recipes: what they resolve to, what a profile may change, and that they run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from crossmoda.self_training import SelfTrainingLoop
 from crossmoda.self_training.bundles import make_workflow, run_workflow
 
 CONFIGS = LOOP.parents[2] / "configs"
-WITHOUT_NNUNET = ("wu2021", "chen2023")
+WITHOUT_NNUNET = ("wu2021", "chen2023", "best")
 RECIPES = (*WITHOUT_NNUNET, "yang2022", "kang2022", "salle2022")
 PROFILES = sorted(path.stem for path in (CONFIGS / "profiles").glob("*.yaml"))
 TWO_CLASSES = {"structures": ["vs", "cochlea"]}  # as the tiny data set's labels have them
@@ -128,6 +128,13 @@ def test_a_recipe_fits_together(recipe: str, profile: str | None, tiny_dataset: 
     loop.work.dataset_file.parent.mkdir(exist_ok=True)
     save_datalist(loop.work.dataset_file, load_datalist(tiny_dataset))
     loop.require_fit()
+
+
+def test_a_member_that_learns_from_augmented_scans_needs_blending(tiny_dataset: Path, tmp_path: Path) -> None:
+    loop = loop_of("salle2022", tiny_dataset, tmp_path / "run", blend=False, **TWO_CLASSES)
+    with pytest.raises(CrossmodaError, match="members::cochlea: items is 'augmented', but blend is false"):
+        loop.run()
+    assert not (tmp_path / "run" / "round_0").exists()
 
 
 @pytest.fixture(scope="module")

@@ -50,7 +50,7 @@ class SelfTrainingLoop(Engine):
     Args:
         output_dir: the run folder.
         datalist: the dataset (``crossmoda.data.datalist``).
-        views: view name -> translator bundle.
+        views: view name -> translator bundle; one that is None is left out.
         segmenter: segmentation bundle.
         rules: what becomes of predicted labels between rounds, in order.
         structures: names of the segmenter's output channels 1, 2, ...
@@ -77,7 +77,7 @@ class SelfTrainingLoop(Engine):
         self,
         output_dir: str | Path,
         datalist: Mapping[str, Any],
-        views: Mapping[str, View],
+        views: Mapping[str, View | None],
         segmenter: BundleUse,
         rules: Sequence[Rule],
         structures: Sequence[str],
@@ -103,7 +103,7 @@ class SelfTrainingLoop(Engine):
             run=Path(output_dir),
             datalist=datalist,
             truth=find_truth(self.truth_dir),
-            views=views,
+            views={name: view for name, view in views.items() if view is not None},
             segmenter=segmenter,
             rules=tuple(rules),
             structures=tuple(structures),

@@ -16,6 +16,7 @@ from crossmoda.errors import CrossmodaError
 from crossmoda.evaluation.aggregate import evaluate_folder
 from crossmoda.files import hash_of, read_json, sha256_of, write_json
 from crossmoda.labels import model_labels
+from crossmoda.segmentation.apart.members import ONLY_AUGMENTED
 from crossmoda.self_training.blending import TumourBlending
 from crossmoda.self_training.bundles import BundleUse
 from crossmoda.self_training.candidates import Rule
@@ -176,8 +177,10 @@ class Work:
         Args:
             before: the work of the round before, whose predictions the rules judge; None for the first.
         """
-        self.segmenter.check("train", self.device, dataset_dir=str(self.dataset_file), output_dir=str(self.run))
         train, inference = self.segmenter.config("train"), self.segmenter.config("inference")
+        if self.blending is None:
+            require_without_augmented(train.get("members", {}))
+        self.segmenter.check("train", self.device, dataset_dir=str(self.dataset_file), output_dir=str(self.run))
         for key in AGREED:
             if train.get(key) != inference.get(key):
                 raise CrossmodaError(f"the segmenter's {key} differs between its training and its inference; give one")
@@ -373,6 +376,19 @@ class Work:
         sidecar = place / output / "model.json"
         made = {"config_hash": hash_of(config["train"]), "data_hash": config["data"], **info}
         write_json(sidecar, {**read_json(sidecar), **made})
+
+
+def require_without_augmented(members: Mapping[str, Mapping[str, Any]]) -> None:
+    """Make sure that no member of a segmenter asks for augmented scans where nothing is blended.
+
+    Raises:
+        CrossmodaError: one does.
+    """
+    for name, member in members.items():
+        if member.get("items") == ONLY_AUGMENTED:
+            raise CrossmodaError(
+                f"members::{name}: items is '{ONLY_AUGMENTED}', but blend is false; give one of them anew"
+            )
 
 
 def holds(path: Path, datalist: Mapping[str, Any]) -> bool:

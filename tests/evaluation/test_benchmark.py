@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from crossmoda.evaluation.aggregate import summarise_cases
-from crossmoda.evaluation.benchmark import Benchmark, joined, read_results, write_page
+from crossmoda.evaluation.benchmark import Benchmark, Variant, joined, read_results, write_page
 from crossmoda.evaluation.benchmark.page import markdown, rows
 from crossmoda.files import write_json
 
@@ -46,6 +46,8 @@ def benchmark() -> Benchmark:
         costs={"First": {"minutes": 12.4, "mib": 900}},
         published={"First": [0.734, None, 0.714, None], "Second": [0.8, 0.5, 0.8, 0.2]},
         unseen_site="ukm",
+        variants=[Variant("Second with one view", "Second", "two views over one", evaluation(0.65, 0.75, seen))],
+        remarks={"two views over one": "The second view draws the cochlea too dark."},
     )
 
 
@@ -60,19 +62,25 @@ def test_systems_are_in_the_order_of_their_place_between_the_anchors(benchmark: 
     assert benchmark.sites == ["etz", "ldn", "ukm"]  # the unseen one last
 
 
-def test_effects_compare_the_validation_scans_with_those_of_the_anchor(benchmark: Benchmark) -> None:
+def test_effects_compare_the_same_validation_scans_with_and_without(benchmark: Benchmark) -> None:
     effects = {(effect["effect"], effect["system"]): effect for effect in benchmark.effects()}
-    assert set(effects) == {
+    assert list(effects) == [
+        ("rounds over none", "First"),
         ("translation over none", "First"),
         ("translation over none", "Second"),
-        ("rounds over none", "First"),
-    }
-    translation = effects["translation over none", "Second"]
-    assert translation["before"] == pytest.approx({"vs": 0.105, "cochlea": 0.605})
-    assert translation["after"] == pytest.approx({"vs": 0.705, "cochlea": 0.705})
+        ("two views over one", "Second"),
+    ]
+    translation = effects["translation over none", "Second"]  # the anchor's figures are without the unseen site's
+    assert translation["without"] == pytest.approx({"vs": 0.105, "cochlea": 0.605})
+    assert translation["with"] == pytest.approx({"vs": 0.705, "cochlea": 0.705})
+    # Four scans, all of them better: two of 2^4 sign patterns are as extreme.
+    assert translation["p"] == pytest.approx({"vs": 0.125, "cochlea": 0.125})
     rounds = effects["rounds over none", "First"]
-    assert rounds["after"]["vs"] - rounds["before"]["vs"] == pytest.approx(0.1)
-    assert rounds["after"]["cochlea"] - rounds["before"]["cochlea"] == pytest.approx(-0.1)
+    assert rounds["with"]["vs"] - rounds["without"]["vs"] == pytest.approx(0.1)
+    assert rounds["with"]["cochlea"] - rounds["without"]["cochlea"] == pytest.approx(-0.1)
+    views = effects["two views over one", "Second"]  # with both: the system's own round 0
+    assert views["without"] == pytest.approx({"vs": 0.655, "cochlea": 0.755})
+    assert views["with"] == pytest.approx({"vs": 0.705, "cochlea": 0.705})
 
 
 def test_the_table_holds_means_places_and_costs(benchmark: Benchmark) -> None:
@@ -95,7 +103,12 @@ def test_a_system_that_is_not_done_is_left_out(tmp_path: Path) -> None:
         write_json(tmp_path / name / "round_0" / "metrics.json", evaluation(0.5, 0.5, ("ldn",)))
         write_json(tmp_path / name / "metrics.json", evaluation(0.5, 0.5, ("ldn",)))
     write_json(tmp_path / "done" / "metrics_unseen.json", evaluation(0.3, 0.3, ("ukm",)))
-    found = read_results({"A": tmp_path / "done", "B": tmp_path / "begun"}, tmp_path / "anchors", {}, "ukm")
+    variants = {
+        name: {"folder": tmp_path / folder, "of": "A", "effect": "two views over one"}
+        for name, folder in (("C", "done"), ("D", "absent"))
+    }
+    found = read_results({"A": tmp_path / "done", "B": tmp_path / "begun"}, tmp_path / "anchors", {}, "ukm", variants)
+    assert [variant.name for variant in found.variants] == ["C"]
     assert list(found.systems) == list(found.rounds) == ["A"]
     assert found.anchors == {}
     assert found.ranking is None  # of one
@@ -111,6 +124,7 @@ def test_the_page_keeps_published_figures_apart_and_stands_alone(benchmark: Benc
     assert "must not be compared" in figures
     assert "ukm (unseen)" in figures
     assert "VS yes, cochlea no" in figures  # of rounds over none
+    assert "<b>Two views over one</b>: The second view draws the cochlea too dark." in figures
     assert "http" not in page.replace("http://www.w3.org", "")
     assert "&lt;&gt;" in published
     assert (tmp_path / "benchmark.md").read_text(encoding="utf-8") == markdown(benchmark)

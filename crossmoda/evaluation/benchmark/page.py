@@ -47,6 +47,7 @@ def write_page(benchmark: Benchmark, output: Path, facts: Mapping[str, str]) -> 
         "names": FULL_NAMES,
         "anchors": ANCHORS,
         "chart": rounds_chart(benchmark),
+        "effects": benchmark.effects(),
         "facts": facts,
     }
     write_text(output / "benchmark.html", environment.get_template("template.html").render(**content).lstrip())

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from crossmoda.evaluation.aggregate import summarise_cases
+from crossmoda.evaluation.compare import compare_metrics
 from crossmoda.evaluation.comparison import rounds_of
 from crossmoda.evaluation.ranking import rank_systems
 from crossmoda.files import read_json
@@ -24,6 +25,23 @@ Metrics = dict[str, Any]  # as metrics.json holds
 
 
 @dataclass(frozen=True)
+class Variant:
+    """A system's round 0 without what the system has, to see what that does.
+
+    Args:
+        name: of the variant.
+        system: which it is a variant of.
+        effect: what the system has and the variant has not, e.g. "two views over one".
+        metrics: of its round 0 over the validation scans.
+    """
+
+    name: str
+    system: str
+    effect: str
+    metrics: Metrics
+
+
+@dataclass(frozen=True)
 class Benchmark:
     """Measured systems.
 
@@ -34,6 +52,8 @@ class Benchmark:
         costs: name -> ``minutes`` and ``mib``.
         published: name -> Dice and ASSD of VS and of the cochlea that its paper reports, None where it does not.
         unseen_site: of which no scan was trained on.
+        variants: systems without some of what they have.
+        remarks: effect -> why it shows, or does not.
     """
 
     systems: Mapping[str, Metrics]
@@ -42,6 +62,8 @@ class Benchmark:
     costs: Mapping[str, Mapping[str, float]]
     published: Mapping[str, Sequence[float | None]]
     unseen_site: str
+    variants: Sequence[Variant] = ()
+    remarks: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def ranking(self) -> dict[str, Any] | None:
@@ -66,37 +88,46 @@ class Benchmark:
         return [*ends[0], *((name, self.systems[name]) for name in ranked), *ends[1]]
 
     def effects(self) -> list[dict[str, Any]]:
-        """Return what the papers report in kind, as far as these systems show it: translation, and rounds.
+        """Return what the papers report in kind: translation, rounds, and whatever the variants are without.
 
         Returns:
-            Entries of ``effect``, ``system``, ``before`` and ``after`` (mean Dice by structure, validation scans).
+            Entries of ``effect``, ``system``, ``without`` and ``with`` (mean Dice by structure over the validation
+            scans), and ``p`` (Wilcoxon's signed-rank test by structure, not corrected).
         """
         found = []
         for name, rounds in self.rounds.items():
             if rounds and "source_only" in self.anchors:
-                none = summarise_cases(c for c in self.anchors["source_only"]["cases"] if c["site"] != self.unseen_site)
-                found.append(_effect("translation over none", name, none, rounds[0][1]["structures"]))
+                none = of_cases(c for c in self.anchors["source_only"]["cases"] if c["site"] != self.unseen_site)
+                found.append(_effect("translation over none", name, none, rounds[0][1]))
             if len(rounds) > 1:
-                first, last = rounds[0][1]["structures"], rounds[-1][1]["structures"]
-                found.append(_effect("rounds over none", name, first, last))
-        return found
+                found.append(_effect("rounds over none", name, rounds[0][1], rounds[-1][1]))
+        for variant in self.variants:
+            if self.rounds.get(variant.system):
+                found.append(
+                    _effect(variant.effect, variant.system, variant.metrics, self.rounds[variant.system][0][1])
+                )
+        return sorted(found, key=lambda entry: str(entry["effect"]))
 
 
-def _effect(effect: str, name: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
-    dice = [{s: float(side[s]["dice"]["mean"]) for s in SCORED} for side in (before, after)]
-    return {"effect": effect, "system": name, "before": dice[0], "after": dice[1]}
+def _effect(effect: str, name: str, without: Metrics, having: Metrics) -> dict[str, Any]:
+    rows = compare_metrics(without, having)["rows"]
+    dice = {row["structure"]: row for row in rows if row["metric"] == "dice"}
+    means = {side: {s: dice[s][f"mean_{column}"] for s in SCORED} for side, column in (("without", "a"), ("with", "b"))}
+    return {"effect": effect, "system": name, **means, "p": {s: dice[s]["p_wilcoxon"] for s in SCORED}}
 
 
 def joined(*parts: Metrics) -> Metrics:
     """Return one evaluation of the cases of several, which have no case in common."""
-    cases = sorted(chain.from_iterable(part["cases"] for part in parts), key=lambda case: str(case["case"]))
+    missing = sorted(chain.from_iterable(part.get("missing", []) for part in parts))
+    return {**of_cases(chain.from_iterable(part["cases"] for part in parts)), "missing": missing}
+
+
+def of_cases(scored: Iterable[Mapping[str, Any]]) -> Metrics:
+    """Return the evaluation of scored cases, summarised in all and by site."""
+    cases = sorted(scored, key=lambda case: str(case["case"]))
     sites = sorted({case["site"] for case in cases})
-    return {
-        "structures": summarise_cases(cases),
-        "sites": {site: summarise_cases(case for case in cases if case["site"] == site) for site in sites},
-        "cases": cases,
-        "missing": sorted(chain.from_iterable(part.get("missing", []) for part in parts)),
-    }
+    by_site = {site: summarise_cases(case for case in cases if case["site"] == site) for site in sites}
+    return {"structures": summarise_cases(cases), "sites": by_site, "cases": cases}
 
 
 def read_results(
@@ -104,6 +135,8 @@ def read_results(
     anchors: Path,
     published: Mapping[str, Sequence[float | None]],
     unseen_site: str,
+    variants: Mapping[str, Mapping[str, Any]] | None = None,
+    remarks: Mapping[str, str] | None = None,
 ) -> Benchmark:
     """Read what has been measured so far.
 
@@ -112,6 +145,8 @@ def read_results(
         anchors: run folder whose ``anchors`` count.
         published: as ``Benchmark`` has it.
         unseen_site: as ``Benchmark`` has it.
+        variants: name -> ``folder`` of its run, ``of`` (the system) and ``effect``.
+        remarks: as ``Benchmark`` has it.
     """
     done = {name: folder for name, folder in folders.items() if (folder / UNSEEN_FILE).is_file()}
     ends = {key: anchors / "anchors" / key for key in ANCHORS}
@@ -122,7 +157,19 @@ def read_results(
         costs={name: read_json(folder / COST_FILE) for name, folder in done.items() if (folder / COST_FILE).is_file()},
         published=published,
         unseen_site=unseen_site,
+        variants=[
+            _variant(name, made) for name, made in (variants or {}).items() if _round_0(made["folder"]).is_file()
+        ],
+        remarks=remarks or {},
     )
+
+
+def _variant(name: str, made: Mapping[str, Any]) -> Variant:
+    return Variant(name, made["of"], made["effect"], read_json(_round_0(made["folder"])))
+
+
+def _round_0(folder: Path) -> Path:
+    return folder / "round_0" / METRICS_FILE
 
 
 def _whole(folder: Path) -> Metrics:
