@@ -122,7 +122,7 @@ def joined(*parts: Metrics) -> Metrics:
     return {**of_cases(chain.from_iterable(part["cases"] for part in parts)), "missing": missing}
 
 
-def of_cases(scored: Iterable[Mapping[str, Any]]) -> Metrics:
+def of_cases(scored: Iterable[dict[str, Any]]) -> Metrics:
     """Return the evaluation of scored cases, summarised in all and by site."""
     cases = sorted(scored, key=lambda case: str(case["case"]))
     sites = sorted({case["site"] for case in cases})
