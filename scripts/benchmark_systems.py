@@ -4,8 +4,9 @@
 
 Each system is a run folder of the self-training bundle, with its recipe and the size's profile; what is there already
 is not done again, so the command goes on after any interruption. The scans of a further site, which no training sees,
-are then segmented with its last model. Variants are a system's round 0 without something that the system has; what of
-it is the same is taken over. OUT gets benchmark.html and benchmark.md.
+are then segmented with its last model, and where the real volumes are present, the one whose VS is known. Variants are
+a system's round 0 without something that the system has; what of it is the same is taken over. OUT gets benchmark.html
+and benchmark.md.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ import yaml
 from comparing import folder_name, require_keys
 from memory import peak_mib, peak_of_children_mib
 from monai.bundle import ConfigWorkflow
+from real_volumes import prepare, real_folder
 
 from crossmoda.data.datalist import load_datalist, save_datalist
 from crossmoda.data.phantom import write_phantom_dataset
@@ -37,7 +39,7 @@ from crossmoda.engines.weights import versions
 from crossmoda.errors import CrossmodaError, did_you_mean, find_user_error, report_in_one_line
 from crossmoda.evaluation.aggregate import evaluate_folder
 from crossmoda.evaluation.benchmark import read_results, write_page
-from crossmoda.evaluation.benchmark.results import ANCHORS, COST_FILE, UNSEEN_FILE
+from crossmoda.evaluation.benchmark.results import ANCHORS, COST_FILE, REAL_FILE, UNSEEN_FILE
 from crossmoda.files import atomic_directory, read_json, sha256_of, write_json
 from crossmoda.labels import model_labels
 from crossmoda.self_training import Anchors
@@ -75,19 +77,20 @@ def main(
     data = write_phantom_dataset(output.parent / f"{output.name}_data", **scale["phantom"])
     unseen = write_phantom_dataset(output.parent / f"{output.name}_unseen", **scale["unseen"])
     output.mkdir(parents=True, exist_ok=True)
-    scans = further_scans(unseen, settings["unseen_site"], output / "unseen.json")
+    further = further_scans(unseen, settings["unseen_site"], output)
     for run in runs.values():  # what is wrong with a system is found before the first is trained
         loop_of(run.files, data, run.folder, run.settings)
     if not only:
         in_own_process(train_anchors, [LOOP, scale["profile"]], data, output / ANCHOR_RUN, common)
         for anchor in ANCHORS:
-            measure_unseen(output / ANCHOR_RUN / "anchors" / anchor, output / ANCHOR_RUN, scans, unseen)
+            for scans in further:
+                measure_further(output / ANCHOR_RUN / "anchors" / anchor, output / ANCHOR_RUN, scans)
     for name, run in runs.items():
         logging.info("--- %s", name)
         run.take_over()
         in_own_process(train_system, run.files, data, run.folder, run.settings)
-        if run.of is None:
-            measure_unseen(run.folder, run.folder, scans, unseen)
+        for scans in further if run.of is None else ():
+            measure_further(run.folder, run.folder, scans)
     found = read_results(
         {name: output / folder_name(name) for name in settings["systems"]},
         output / ANCHOR_RUN,
@@ -158,14 +161,37 @@ def planned(settings: Settings, size: str, output: Path, only: str) -> dict[str,
     return {name: run for name, run in runs.items() if only in name}
 
 
-def further_scans(data: Path, site: str, path: Path) -> Path:
-    """Write a datalist whose validation scans are those of the unseen site, and return it."""
+@dataclass(frozen=True)
+class Further:
+    """Scans that no system learns from and that are segmented with its last model alone.
+
+    Args:
+        name: of the folder of labels.
+        metrics: name of the file of figures.
+        datalist: whose validation scans they are.
+        truth: folder of their true labels.
+    """
+
+    name: str
+    metrics: str
+    datalist: Path
+    truth: Path
+
+
+def further_scans(data: Path, site: str, output: Path) -> list[Further]:
+    """Return the synthetic scans of the unseen site, and the real one where it is present."""
     datalist = load_datalist(data)
     kept = [item for item in datalist["validation"] if item["site"] == site]
     if not kept:
         raise CrossmodaError(f"{data}: no validation scan of site '{site}'; mend 'unseen' or 'unseen_site'")
-    save_datalist(path, {**datalist, "source": [], "target": [], "validation": kept})
-    return path
+    save_datalist(output / "unseen.json", {**datalist, "source": [], "target": [], "validation": kept})
+    found = [Further("unseen", UNSEEN_FILE, output / "unseen.json", data / TRUTH)]
+    real = real_folder()
+    if real is None:
+        logging.warning("the real volumes are not there; set CROSSMODA_REAL_DATA to their folder to be judged by them")
+        return found
+    place = prepare(real, output.parent / f"{output.name}_real")
+    return [*found, Further("real", REAL_FILE, place / "datalist.json", place / TRUTH)]
 
 
 def workflow_of(files: list[str], data: Path, run: Path, settings: Settings) -> ConfigWorkflow:
@@ -220,27 +246,28 @@ def train_anchors(files: list[str], data: Path, run: Path, settings: Settings) -
         Anchors()(loop)
 
 
-def measure_unseen(model: Path, run: Path, scans: Path, data: Path) -> None:
-    """Segment the unseen site's scans with a run's current model or an anchor's, and measure, unless that was done.
+def measure_further(model: Path, run: Path, scans: Further) -> None:
+    """Segment further scans with a run's current model or an anchor's, and measure, unless that was done.
 
     Args:
         model: the run folder, or the anchor's.
         run: the run folder whose description tells the segmenter's settings.
-        scans: datalist of the scans.
-        data: their data set, whose truth is measured against.
+        scans: what is segmented and what it is measured against.
     """
     use, weights, structures = served(model, run)
-    done = {"weights": sha256_of(weights), "scans": sha256_of(scans)}
-    path = model / UNSEEN_FILE
+    done = {"weights": sha256_of(weights), "scans": sha256_of(scans.datalist)}
+    path = model / scans.metrics
     if path.is_file() and read_json(path).get("made_of") == done:
         return
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    places = {"dataset_dir": str(scans), "output_dir": str(model / "unseen"), "weights": str(weights)}
-    use.run("inference", device, sections=["validation"], uncertainty_dir=str(model / "unseen"), **places)
-    datalist = load_datalist(scans)
-    cases = [item["case"] for item in datalist["validation"]]
-    truth = {case: file for case, file in find_truth(data / TRUTH).items() if case in cases}
-    metrics = evaluate_folder(model / "unseen", truth, model_labels(structures), dict(datalist["labels"]), cases)
+    place = str(model / scans.name)
+    places = {"dataset_dir": str(scans.datalist), "output_dir": place, "uncertainty_dir": place}
+    use.run("inference", device, sections=["validation"], weights=str(weights), **places)
+    datalist = load_datalist(scans.datalist)
+    sites = {item["case"]: item["site"] for item in datalist["validation"]}
+    truth = {case: file for case, file in find_truth(scans.truth).items() if case in sites}
+    labels = dict(datalist["labels"])
+    metrics = evaluate_folder(model / scans.name, truth, model_labels(structures), labels, list(sites), sites)
     write_json(path, {**metrics, "made_of": done})
 
 

@@ -12,12 +12,11 @@ import os
 
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # before PyTorch is imported; see the Makefile
 
-import shutil
 from pathlib import Path
-from typing import Any
 
 import fire
 import torch
+from real_volumes import item, prepare, real_folder
 
 from crossmoda.data.datalist import save_datalist
 from crossmoda.data.volumes import read_volume, same_grid
@@ -39,9 +38,9 @@ def main(output_dir: str = "runs/real") -> None:
     Args:
         output_dir: the run folder.
     """
-    real = Path(os.environ.get("CROSSMODA_REAL_DATA", "../shared/real"))
-    if not (real / "vs_gk_98_hrT2.nii.gz").is_file():
-        raise CrossmodaError(f"{real}: the real volumes are not there; set CROSSMODA_REAL_DATA to their folder")
+    real = real_folder()
+    if real is None:
+        raise CrossmodaError("../shared/real: the real volumes are not there; set CROSSMODA_REAL_DATA to their folder")
     run = Path(output_dir)
     dataset = prepare(real, run.parent / f"{run.name}_data")
     settings = {"dataset_dir": str(dataset / "datalist.json"), "truth_dir": str(dataset / "truth")}
@@ -49,22 +48,6 @@ def main(output_dir: str = "runs/real") -> None:
     translate_others(run, real)
     segment_others(run, real)
     report(run)
-
-
-def prepare(real: Path, dataset: Path) -> Path:
-    """Write the datalist and, apart from it, the label that judges; return their folder."""
-    (dataset / "truth").mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(real / "vs_gk_98_hrT2_Label.nii.gz", dataset / "truth" / "vs_gk_98_Label.nii.gz")
-    target = item("vs_gk_98", real / "vs_gk_98_hrT2.nii.gz")
-    source = item("vs_gk_99", real / "vs_gk_99_ceT1.nii.gz") | {"label": str(real / "vs_gk_99_ceT1_Label.nii.gz")}
-    datalist = {"edition": "plain", "labels": {VS: 1}, "source": [source], "target": [target], "validation": [target]}
-    save_datalist(dataset / "datalist.json", datalist)
-    return dataset
-
-
-def item(case: str, image: Path) -> dict[str, Any]:
-    """Return a datalist's item."""
-    return {"case": case, "site": "ldn", "image": str(image.resolve())}
 
 
 def others(run: Path, real: Path, names: tuple[str, ...], section: str) -> Path:

@@ -47,6 +47,7 @@ def benchmark() -> Benchmark:
         published={"First": [0.734, None, 0.714, None], "Second": [0.8, 0.5, 0.8, 0.2]},
         unseen_site="ukm",
         variants=[Variant("Second with one view", "Second", "two views over one", evaluation(0.65, 0.75, seen))],
+        real={"Second": evaluation(0.325, 0.0, ("real",))},
         remarks={"two views over one": "The second view draws the cochlea too dark."},
     )
 
@@ -103,11 +104,13 @@ def test_a_system_that_is_not_done_is_left_out(tmp_path: Path) -> None:
         write_json(tmp_path / name / "round_0" / "metrics.json", evaluation(0.5, 0.5, ("ldn",)))
         write_json(tmp_path / name / "metrics.json", evaluation(0.5, 0.5, ("ldn",)))
     write_json(tmp_path / "done" / "metrics_unseen.json", evaluation(0.3, 0.3, ("ukm",)))
+    write_json(tmp_path / "done" / "metrics_real.json", {"structures": {}, "cases": []})
     variants = {
         name: {"folder": tmp_path / folder, "of": "A", "effect": "two views over one"}
         for name, folder in (("C", "done"), ("D", "absent"))
     }
     found = read_results({"A": tmp_path / "done", "B": tmp_path / "begun"}, tmp_path / "anchors", {}, "ukm", variants)
+    assert list(found.real) == ["A"]
     assert [variant.name for variant in found.variants] == ["C"]
     assert list(found.systems) == list(found.rounds) == ["A"]
     assert found.anchors == {}
@@ -124,6 +127,9 @@ def test_the_page_keeps_published_figures_apart_and_stands_alone(benchmark: Benc
     assert "must not be compared" in figures
     assert "ukm (unseen)" in figures
     assert "VS yes, cochlea no" in figures  # of rounds over none
+    real = figures.split('<section id="real">')[1]
+    assert "<tr><td>Second</td><td>0.330</td><td>1.68</td></tr>" in real  # of two cases, 0.325 and 0.335
+    assert "First" not in real
     assert "<b>Two views over one</b>: The second view draws the cochlea too dark." in figures
     assert "http" not in page.replace("http://www.w3.org", "")
     assert "&lt;&gt;" in published

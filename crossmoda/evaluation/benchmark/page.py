@@ -66,6 +66,7 @@ def rows(benchmark: Benchmark) -> list[dict[str, Any]]:
             "sites": {site: _means(metrics["sites"][site]) for site in benchmark.sites},
             "cost": benchmark.costs.get(name),
             "published": benchmark.published.get(name),
+            "real": benchmark.real.get(name),
         }
         for name, metrics in benchmark.ordered()
     ]

@@ -18,7 +18,12 @@ from crossmoda.labels import COCHLEA, VS
 
 SCORED = (VS, COCHLEA)
 METRICS = ("dice", "assd")
-METRICS_FILE, UNSEEN_FILE, COST_FILE = "metrics.json", "metrics_unseen.json", "cost.json"
+METRICS_FILE, UNSEEN_FILE, REAL_FILE, COST_FILE = (
+    "metrics.json",
+    "metrics_unseen.json",
+    "metrics_real.json",
+    "cost.json",
+)
 ANCHORS = {"source_only": "ceT1 alone (no adaptation)", "oracle": "hrT2 truth (supervised)"}
 
 Metrics = dict[str, Any]  # as metrics.json holds
@@ -54,6 +59,7 @@ class Benchmark:
         unseen_site: of which no scan was trained on.
         variants: systems without some of what they have.
         remarks: effect -> why it shows, or does not.
+        real: name of a system or an anchor -> metrics on real scans, of the structures whose truth is known.
     """
 
     systems: Mapping[str, Metrics]
@@ -64,6 +70,7 @@ class Benchmark:
     unseen_site: str
     variants: Sequence[Variant] = ()
     remarks: Mapping[str, str] = field(default_factory=dict)
+    real: Mapping[str, Metrics] = field(default_factory=dict)
 
     @cached_property
     def ranking(self) -> dict[str, Any] | None:
@@ -141,7 +148,8 @@ def read_results(
     """Read what has been measured so far.
 
     Args:
-        folders: system -> its run folder, with ``metrics_unseen.json`` and ``cost.json`` beside the loop's own files.
+        folders: system -> its run folder, with ``metrics_unseen.json``, ``cost.json`` and, where a real scan was
+            segmented, ``metrics_real.json`` beside the loop's own files.
         anchors: run folder whose ``anchors`` count.
         published: as ``Benchmark`` has it.
         unseen_site: as ``Benchmark`` has it.
@@ -161,6 +169,7 @@ def read_results(
             _variant(name, made) for name, made in (variants or {}).items() if _round_0(made["folder"]).is_file()
         ],
         remarks=remarks or {},
+        real={name: read_json(f / REAL_FILE) for name, f in {**ends, **done}.items() if (f / REAL_FILE).is_file()},
     )
 
 
