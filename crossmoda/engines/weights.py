@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +12,7 @@ from torch import nn
 
 from crossmoda.errors import CrossmodaError
 from crossmoda.files import atomic_path, read_json, sha256_of, write_json
-
-_PACKAGES = ("crossmoda", "monai", "torch", "numpy", "pytorch-ignite")
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that decide what a training gives."""
-    found = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            from crossmoda import __version__
-
-            found[name] = __version__ if name == "crossmoda" else "absent"
-    return found
+from crossmoda.versions import versions
 
 
 def save_weights(network: nn.Module, path: str | Path, info: Mapping[str, Any] | None = None) -> None:
