@@ -90,7 +90,7 @@ def two_workers(n_workers: int = 2) -> Iterator[str]:
     """Start a Dask scheduler and workers in processes of their own on this machine, and give its address."""
     from distributed import LocalCluster
 
-    with LocalCluster(n_workers=n_workers, threads_per_worker=1, dashboard_address=None) as cluster:
+    with LocalCluster(n_workers=n_workers, threads_per_worker=1, dashboard_address=":0") as cluster:
         yield cluster.scheduler_address
 
 

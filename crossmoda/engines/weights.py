@@ -24,9 +24,14 @@ def save_weights(network: nn.Module, path: str | Path, info: Mapping[str, Any] |
     path = Path(path)
     network = network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
     state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
-    with atomic_path(path) as partial:
-        torch.save(state, partial)
+    write_tensors(path, state)
     write_json(path.with_suffix(".json"), {**(info or {}), "versions": versions(), "sha256": sha256_of(path)})
+
+
+def write_tensors(path: str | Path, value: Any) -> None:
+    """Write what ``torch.load`` reads, whole or not at all; the same tensors give the same bytes."""
+    with atomic_path(path) as partial, partial.open("wb") as stream:
+        torch.save(value, stream)  # given a path, it would write that temporary name into the file
 
 
 def load_weights(

@@ -162,19 +162,20 @@ class Cluster(Launcher):
 
     def _first_done(self, futures: list[Future[Outcome]]) -> list[Future[Outcome]]:
         """Wait until at least one piece is done, and return those that are."""
-        from distributed import wait
+        from distributed import CancelledError, wait
 
         assert self.client is not None
         told = False
         while True:
             try:
-                return list(wait(futures, timeout=LOOK_S, return_when="FIRST_COMPLETED").done)
+                with self.client.as_current():
+                    return list(wait(futures, timeout=LOOK_S, return_when="FIRST_COMPLETED").done)
             except TimeoutError:
                 left = len(self.client.nthreads())
                 if not left and not told:
                     logger.warning("no worker is left at %s; the work goes on as soon as there is one", self.scheduler)
                 told = not left
-            except Exception as error:
+            except (CancelledError, OSError) as error:
                 raise self._lost() from error
 
     def _outcome(self, future: Future[Outcome], piece: Piece) -> Outcome:

@@ -54,7 +54,8 @@ def do_order(order: Order) -> Outcome:
 
 def _in_own_process(order: Order, worker: Worker) -> tuple[bytes, int]:
     """Return what the process answers, nothing if it did not come to that, and its exit status."""
-    key, task = worker.get_current_task(), pickle.dumps((worker.address, order))
+    key = worker.get_current_task()
+    task: bytes | None = pickle.dumps((worker.address, order))
     environment = {**os.environ, **dict.fromkeys(THREADS, str(order.home.threads))}
     # A session of its own: Ctrl-C at the worker's terminal reaches the worker alone, which then stops the piece.
     process = subprocess.Popen(
@@ -71,6 +72,7 @@ def _in_own_process(order: Order, worker: Worker) -> tuple[bytes, int]:
                 answer, _ = process.communicate(task, timeout=WATCH_S)
                 return answer, process.returncode
             except subprocess.TimeoutExpired:
+                task = None  # is sent
                 if not _is_wanted(worker, key):
                     _stop(process)
                     return b"", process.returncode

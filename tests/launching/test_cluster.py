@@ -111,9 +111,11 @@ def test_a_killed_piece_is_tried_again_a_user_s_mistake_is_not_and_ends_what_run
     scheduler: str, tmp_path: Path
 ) -> None:
     def mistaken(place: Path) -> Any:
+        note = counting(place, 0)
+
         def work() -> None:
             first = not (place / "processes").exists()
-            counting(place, 0)()
+            note()
             if first:
                 os.kill(os.getpid(), signal.SIGKILL)  # as the system does where memory runs out
             raise CrossmodaError("spacing is -1; give mm")

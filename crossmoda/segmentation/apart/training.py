@@ -16,9 +16,10 @@ from monai.bundle import ConfigWorkflow
 from crossmoda.data.datalist import load_datalist, save_datalist, segmentation_items
 from crossmoda.engines import load_weights, save_weights
 from crossmoda.engines.devices import device_here
+from crossmoda.engines.weights import write_tensors
 from crossmoda.engines.workflows import PLACE_KEYS, in_one_line, make_workflow, run_workflow
 from crossmoda.errors import CrossmodaError
-from crossmoda.files import atomic_path, hash_of, read_json, sha256_of, write_json
+from crossmoda.files import hash_of, read_json, sha256_of, write_json
 from crossmoda.launching import Course, Launcher, Piece, launcher_for
 from crossmoda.segmentation.apart.history import merged_history
 from crossmoda.segmentation.apart.members import Member, files_of, read_config, read_members
@@ -225,8 +226,7 @@ class ApartTraining:
         if not own:
             raise CrossmodaError(f"{source}: has no member {member.name}; name weights of the same members")
         file = self._place(member) / "initial_weights.pt"
-        with atomic_path(file) as partial:
-            torch.save(own, partial)
+        write_tensors(file, own)
         return file
 
     def _is_done(self, member: Member, key: str) -> bool:
