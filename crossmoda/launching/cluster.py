@@ -201,6 +201,7 @@ class Cluster(Launcher):
         return outcome
 
     def _lost(self) -> CrossmodaError:
+        logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # its traceback says no more
         return CrossmodaError(
             f"scheduler {self.scheduler}: lost in the middle of the work; start it again and run the same command, "
             "which goes on"

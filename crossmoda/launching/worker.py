@@ -6,6 +6,7 @@ cannot stop what has begun.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import signal
@@ -85,10 +86,10 @@ def _is_wanted(worker: Worker, key: Any) -> bool:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Interrupt a process as Ctrl-C does; kill it where that does not help."""
-    process.send_signal(signal.SIGINT)
-    try:
-        process.wait(GRACE_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+    """Interrupt a process and those that it has started as Ctrl-C does; kill them where that does not help."""
+    for number in (signal.SIGINT, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(GRACE_S)
+            return
