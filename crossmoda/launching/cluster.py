@@ -210,8 +210,8 @@ class Cluster(Launcher):
     def _tell_begin(self, event: tuple[float, dict[str, str]]) -> None:
         """Log where a piece has begun; called by the client's own thread."""
         _, told = event
-        again = "begun again" if told["name"] in self._begun else "begun"
-        self._begun.add(told["name"])
+        again = "begun again" if told["piece"] in self._begun else "begun"
+        self._begun.add(told["piece"])
         logger.info("%s: %s by %s", told["name"], again, told["worker"])
 
 

@@ -45,7 +45,8 @@ def do_order(order: Order) -> Outcome:
     problem = misfit_of_worker(order.home, order.place, worker)
     if problem:
         return Outcome(worker.address, mistake=f"worker {worker.address} {problem}")
-    worker.log_event(order.home.topic, {"name": order.name, "worker": worker.address})
+    told = {"piece": str(worker.get_current_task()), "name": order.name, "worker": worker.address}
+    worker.log_event(order.home.topic, told)
     answer, status = _in_own_process(order, worker)
     if not answer:
         raise ProcessEndedError(f"its process on {worker.address} ended with exit status {status}")
