@@ -5,10 +5,10 @@ Imports sit inside the commands, so that ``--help`` answers at once and a check 
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 from crossmoda.errors import CrossmodaError
+from crossmoda.progress import show_progress
 
 SELF_TRAINING = Path("bundles/vs_cochlea_self_training/configs/train.yaml")
 DEMO_CONFIG = Path("configs/demo.yaml")
@@ -97,6 +97,7 @@ class Commands:
         output_dir: str,
         config: str = "configs/cross_validation.yaml",
         device: str | None = None,
+        scheduler: str | None = None,
     ) -> None:
         """Compare segmenters and post-processings on folds of patients; write the best as an overlay for inference.
 
@@ -109,11 +110,14 @@ class Commands:
             output_dir: the folder to make.
             config: what is compared: networks, settings, post-processings, number of folds.
             device: cpu, cuda or cuda:1; the first GPU by default, if there is one.
+            scheduler: of a Dask cluster whose workers do the folds, several at the same time: tcp://HOST:8786, or its
+                --scheduler-file.
         """
         from crossmoda.self_training.cross_validation import cross_validate
 
-        _show_progress()
-        print(f"\n{cross_validate(dataset, output_dir, config, device)}\nwritten: {Path(output_dir) / 'best.yaml'}")
+        show_progress()
+        table = cross_validate(dataset, output_dir, config, device, scheduler)
+        print(f"\n{table}\nwritten: {Path(output_dir) / 'best.yaml'}")
 
     def evaluate(
         self, predictions: str, truth: str, output: str = "metrics.json", structures: str = "", edition: str = ""
@@ -203,17 +207,18 @@ class Commands:
 
         return serve_command(run, port=port, host=host)
 
-    def next_round(self, run: str, studies: str | None = None) -> None:
+    def next_round(self, run: str, studies: str | None = None, scheduler: str | None = None) -> None:
         """Run one more round, which learns from the labels that clinicians have reviewed.
 
         Args:
             run: the run folder.
             studies: MONAI Label's folder; RUN/review by default.
+            scheduler: of a Dask cluster whose workers do the steps: tcp://HOST:8786, or its --scheduler-file.
         """
         from crossmoda.self_training import continue_run
 
-        _show_progress()
-        current = continue_run(run, studies)
+        show_progress()
+        current = continue_run(run, studies, scheduler)
         print(f"round {current['round']} is served now: {Path(run) / current['segmenter']}")
 
     def demo(self, run: str = "runs/demo", dataset: str = "runs/demo_data") -> None:
@@ -228,11 +233,5 @@ class Commands:
         for file in (SELF_TRAINING, DEMO_CONFIG):
             if not file.is_file():
                 raise CrossmodaError(f"{file}: not found; run the demo from the project's root folder")
-        _show_progress()
+        show_progress()
         run_demo(Path(run), Path(dataset), [SELF_TRAINING, DEMO_CONFIG])
-
-
-def _show_progress() -> None:
-    """Print the library's own messages, with the time; other packages' only if they warn."""
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    logging.getLogger("crossmoda").setLevel(logging.INFO)

@@ -15,6 +15,8 @@ PR_SET_PDEATHSIG = 1  # of Linux's prctl(2): the signal that a process gets when
 def end_with_parent(parent: int) -> None:
     """End this process, and those that it has started by ``multiprocessing``, when its parent ends, however that does.
 
+    A process that leads a group of its own ends all of the group.
+
     To be called at the start, from the main thread. The end comes at once, without clean-up. Linux alone tells a
     process of its parent's end; elsewhere only a parent that has ended already is noticed.
 
@@ -32,4 +34,7 @@ def end_with_parent(parent: int) -> None:
 def _end(*_: Any) -> None:
     for child in multiprocessing.active_children():
         child.terminate()
+    if os.getpgrp() == os.getpid():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        os.killpg(0, signal.SIGTERM)
     os._exit(1)

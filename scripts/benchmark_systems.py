@@ -6,7 +6,7 @@ Each system is a run folder of the self-training bundle, with its recipe and the
 is not done again, so the command goes on after any interruption. The scans of a further site, which no training sees,
 are then segmented with its last model, and where the real volumes are present, the one whose VS is known. Variants are
 a system's round 0 without something that the system has; what of it is the same is taken over. OUT gets benchmark.html
-and benchmark.md.
+and benchmark.md. With --scheduler, the workers of a Dask cluster run one system each at the same time.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ import logging
 import multiprocessing
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import fire
-import torch
 import yaml
 from comparing import folder_name, require_keys
 from memory import peak_mib, peak_of_children_mib
@@ -35,16 +35,17 @@ from real_volumes import prepare, real_folder
 
 from crossmoda.data.datalist import load_datalist, save_datalist
 from crossmoda.data.phantom import write_phantom_dataset
-from crossmoda.engines.weights import versions
 from crossmoda.errors import CrossmodaError, did_you_mean, find_user_error, report_in_one_line
 from crossmoda.evaluation.aggregate import evaluate_folder
 from crossmoda.evaluation.benchmark import read_results, write_page
 from crossmoda.evaluation.benchmark.results import ANCHORS, COST_FILE, REAL_FILE, UNSEEN_FILE
 from crossmoda.files import atomic_directory, read_json, sha256_of, write_json
 from crossmoda.labels import model_labels
+from crossmoda.launching import Course, Launcher, Piece, launcher_for
 from crossmoda.self_training import Anchors
 from crossmoda.self_training.bundles import BundleUse, make_workflow
 from crossmoda.self_training.loop import exclusive, find_truth
+from crossmoda.versions import versions
 
 LOOP = "bundles/vs_cochlea_self_training/configs/train.yaml"
 ANCHOR_RUN = "anchors"
@@ -56,7 +57,11 @@ Settings = dict[str, Any]
 
 @fire.decorators.SetParseFn(str, "only")  # a name with a comma is no tuple
 def main(
-    output_dir: str = "runs/benchmark", size: str = "small", config: str = "configs/benchmark.yaml", only: str = ""
+    output_dir: str = "runs/benchmark",
+    size: str = "small",
+    config: str = "configs/benchmark.yaml",
+    only: str = "",
+    scheduler: str = "",
 ) -> None:
     """Run what is not done yet, measure, and write table and page.
 
@@ -65,6 +70,7 @@ def main(
         size: one of the configuration's.
         config: systems, sizes, published figures.
         only: run only the systems whose name holds this text; the anchors are run unless it is given.
+        scheduler: of a Dask cluster: tcp://HOST:8786, or its --scheduler-file; by default one after another here.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("ignite").setLevel(logging.WARNING)
@@ -81,16 +87,11 @@ def main(
     for run in runs.values():  # what is wrong with a system is found before the first is trained
         loop_of(run.files, data, run.folder, run.settings)
     if not only:
-        in_own_process(train_anchors, [LOOP, scale["profile"]], data, output / ANCHOR_RUN, common)
-        for anchor in ANCHORS:
-            for scans in further:
-                measure_further(output / ANCHOR_RUN / "anchors" / anchor, output / ANCHOR_RUN, scans)
-    for name, run in runs.items():
-        logging.info("--- %s", name)
-        run.take_over()
-        in_own_process(train_system, run.files, data, run.folder, run.settings)
-        for scans in further if run.of is None else ():
-            measure_further(run.folder, run.folder, scans)
+        runs = {ANCHOR_RUN: Run([LOOP, scale["profile"]], common, output / ANCHOR_RUN), **runs}
+    with launcher_for(scheduler, output) as launcher:
+        for variants in (False, True):  # which take over what their systems have made
+            together = {name: run for name, run in runs.items() if (run.of is not None) is variants}
+            launcher.run([course(launcher, name, run, data, further) for name, run in together.items()])
     found = read_results(
         {name: output / folder_name(name) for name in settings["systems"]},
         output / ANCHOR_RUN,
@@ -211,8 +212,26 @@ def loop_of(files: list[str], data: Path, run: Path, settings: Settings) -> Any:
         raise find_user_error(error) or error from error
 
 
-def in_own_process(work: Any, *arguments: Any) -> None:
-    """Run something in a process of its own, whose memory is its own alone."""
+def course(launcher: Launcher, name: str, run: Run, data: Path, further: Sequence[Further]) -> Course[None]:
+    """Train a system, a variant or the anchors, and measure on further scans what systems and anchors have learnt."""
+    logging.info("--- %s", name)
+    run.take_over()
+    run.folder.mkdir(exist_ok=True)
+    train = train_anchors if name == ANCHOR_RUN else train_system
+    yield Piece(name, run.folder, own(launcher, train, run.files, data, run.folder, run.settings))
+    models = [run.folder / "anchors" / anchor for anchor in ANCHORS] if name == ANCHOR_RUN else [run.folder]
+    for model in models if run.of is None else ():
+        for scans in further:
+            yield Piece(f"{name}, {scans.name} scans", run.folder, partial(measure_further, model, run.folder, scans))
+
+
+def own(launcher: Launcher, work: Callable[..., None], *arguments: Any) -> Callable[[], None]:
+    """Return work in a process of its own, whose memory is its own alone; a cluster's worker has one anyway."""
+    return partial(work, *arguments) if launcher.scheduler else partial(in_own_process, work, *arguments)
+
+
+def in_own_process(work: Callable[..., None], *arguments: Any) -> None:
+    """Run something in a process of its own."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         pool.submit(work, *arguments).result()
 
@@ -259,10 +278,9 @@ def measure_further(model: Path, run: Path, scans: Further) -> None:
     path = model / scans.metrics
     if path.is_file() and read_json(path).get("made_of") == done:
         return
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     place = str(model / scans.name)
     places = {"dataset_dir": str(scans.datalist), "output_dir": place, "uncertainty_dir": place}
-    use.run("inference", device, sections=["validation"], weights=str(weights), **places)
+    use.run("inference", None, sections=["validation"], weights=str(weights), **places)
     datalist = load_datalist(scans.datalist)
     sites = {item["case"]: item["site"] for item in datalist["validation"]}
     truth = {case: file for case, file in find_truth(scans.truth).items() if case in sites}

@@ -135,7 +135,7 @@ def cost_of(work: Work, datalist: Path) -> dict[str, float]:
         return pool.submit(measured, work.segmenter, datalist, work.device).result()
 
 
-def measured(use: BundleUse, datalist: Path, device: torch.device) -> dict[str, float]:
+def measured(use: BundleUse, datalist: Path, device: torch.device | None) -> dict[str, float]:
     """Train some steps in this process, and return their cost; memory is that beyond what the imports had taken."""
     logging.basicConfig(level=logging.WARNING)
     before = resident_mib()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +83,15 @@ def run_loop(dataset: Path, run: Path, *overlays: str, **settings: Any) -> None:
     """
     files = [LOOP / name for name in ("train.yaml", *overlays)]
     run_workflow(make_workflow(files, "train", dataset_dir=str(dataset), output_dir=str(run), **settings))
+
+
+@contextmanager
+def two_workers(n_workers: int = 2) -> Iterator[str]:
+    """Start a Dask scheduler and workers in processes of their own on this machine, and give its address."""
+    from distributed import LocalCluster
+
+    with LocalCluster(n_workers=n_workers, threads_per_worker=1, dashboard_address=":0") as cluster:
+        yield cluster.scheduler_address
 
 
 def with_misspelt_key(config: Path, place: tuple[str, ...], value: object, folder: Path) -> Path:

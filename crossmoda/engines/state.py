@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from ignite.engine import Engine, Events
 
+from crossmoda.engines.weights import write_tensors
 from crossmoda.errors import CrossmodaError
-from crossmoda.files import atomic_path
 
 logger = logging.getLogger(__name__)
 
@@ -92,5 +92,4 @@ class TrainingState:
             "iteration": engine.state.iteration,
             "objects": {name: item.state_dict() for name, item in self.objects.items()},
         }
-        with atomic_path(self.path) as partial:
-            torch.save(state, partial)
+        write_tensors(self.path, state)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +12,7 @@ from torch import nn
 
 from crossmoda.errors import CrossmodaError
 from crossmoda.files import atomic_path, read_json, sha256_of, write_json
-
-_PACKAGES = ("crossmoda", "monai", "torch", "numpy", "pytorch-ignite")
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that decide what a training gives."""
-    found = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            from crossmoda import __version__
-
-            found[name] = __version__ if name == "crossmoda" else "absent"
-    return found
+from crossmoda.versions import versions
 
 
 def save_weights(network: nn.Module, path: str | Path, info: Mapping[str, Any] | None = None) -> None:
@@ -40,9 +24,14 @@ def save_weights(network: nn.Module, path: str | Path, info: Mapping[str, Any] |
     path = Path(path)
     network = network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
     state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
-    with atomic_path(path) as partial:
-        torch.save(state, partial)
+    write_tensors(path, state)
     write_json(path.with_suffix(".json"), {**(info or {}), "versions": versions(), "sha256": sha256_of(path)})
+
+
+def write_tensors(path: str | Path, value: Any) -> None:
+    """Write what ``torch.load`` reads, whole or not at all; the same tensors give the same bytes."""
+    with atomic_path(path) as partial, partial.open("wb") as stream:
+        torch.save(value, stream)  # given a path, it would write that temporary name into the file
 
 
 def load_weights(

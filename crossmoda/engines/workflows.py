@@ -26,6 +26,7 @@ PLACE_KEYS = (
     "initial_weights",
     "return_weights",
     "scan_dir",
+    "scheduler",
     "imports",
 )
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ignite.engine import Engine, Events
 
 from crossmoda.evaluation.comparison import write_comparison
-from crossmoda.self_training.datalists import with_truth
+from crossmoda.launching import Course
+from crossmoda.self_training.datalists import Item, with_truth
 from crossmoda.self_training.loop import SelfTrainingLoop
 from crossmoda.self_training.steps import StepFolder
+from crossmoda.self_training.work import Work
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +43,10 @@ class Anchors:
         if not self.enabled or not oracle or not validation:
             return
         source = [item for item in work.items("source") if item.get("label")]
-        for name, source_items, target_items in (("source_only", source, []), ("oracle", [], oracle)):
-            logger.info("anchor %s", name)
-            work.teach(StepFolder(work.run / "anchors" / name), source_items, target_items)
+        work.launcher.run([_course(work, "source_only", source, []), _course(work, "oracle", [], oracle)])
         write_comparison(work.run)
+
+
+def _course(work: Work, name: str, source: Sequence[Item], target: Sequence[Item]) -> Course[Any]:
+    logger.info("anchor %s", name)
+    return (yield from work.teaching(StepFolder(work.run / "anchors" / name), source, target))

@@ -11,6 +11,7 @@ from typing import Any
 
 from monai.bundle import ConfigParser, ConfigWorkflow
 
+from crossmoda.engines.devices import device_here
 from crossmoda.engines.workflows import PLACE_KEYS, in_one_line, make_workflow, run_workflow, unchecked_workflow
 from crossmoda.errors import CrossmodaError
 from crossmoda.files import write_json
@@ -92,6 +93,11 @@ class BundleUse:
             config["member_files"] = member_files(self.root, config["members"])
         return config
 
+    @property
+    def launches(self) -> bool:
+        """Tell whether the training launches trainings of its own: those of members apart."""
+        return self.has("train", APART)
+
     def has(self, kind: str, key: str) -> bool:
         """Tell whether the configuration of the ``train`` or the ``inference`` workflow has a setting."""
         return key in self._read(kind).get()
@@ -123,16 +129,16 @@ class BundleUse:
 
         Args:
             kind: "train" or "inference".
-            device: that it would run on.
+            device: that it would run on; by default the first GPU, if there is one.
             components: ids in its configuration, built first and named in errors.
             places: as ``workflow`` takes them.
 
         Raises:
             CrossmodaError: one line that says what is wrong.
         """
-        if kind == "train" and self.processes > 1 and self.has(kind, APART):
+        if kind == "train" and self.processes > 1 and self.launches:
             raise CrossmodaError(f"processes is {self.processes}, but apart.yaml trains in one process; give 1")
-        workflow = self.workflow(kind, device=device, **places)
+        workflow = self.workflow(kind, device=device_here(device), **places)
         for key in components:
             try:
                 workflow.parser.get_parsed_content(key)
@@ -147,13 +153,18 @@ class BundleUse:
     def run(self, kind: str, device: Any, **places: Any) -> None:
         """Run a workflow from beginning to end, and free its memory.
 
+        Args:
+            kind: "train" or "inference".
+            device: that it runs on; None is the first GPU that this process sees, or else the CPU.
+            places: as ``workflow`` takes them.
+
         Raises:
             CrossmodaError: whatever the workflow found to be the user's to mend.
         """
         if kind == "train" and self.processes > 1:
             self._run_with_torchrun(Path(places["output_dir"]).parent, places)
             return
-        run_workflow(self.workflow(kind, device=device, **places))
+        run_workflow(self.workflow(kind, device=device_here(device), **places))
 
     def _run_with_torchrun(self, place: Path, places: Mapping[str, Any]) -> None:
         """Train with one process per device; the settings travel as one more configuration file."""

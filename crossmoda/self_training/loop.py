@@ -14,6 +14,7 @@ import platform
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,10 @@ from ignite.engine import Engine
 from monai.bundle import ConfigParser, ConfigWorkflow
 
 from crossmoda.data.datalist import load_datalist, save_datalist
-from crossmoda.engines.weights import versions
+from crossmoda.engines.devices import device_here
 from crossmoda.errors import CrossmodaError
 from crossmoda.files import read_json, remove_leavings, write_json, write_text
+from crossmoda.launching import launcher_for
 from crossmoda.self_training.blending import TumourBlending
 from crossmoda.self_training.bundles import require_known_settings
 from crossmoda.self_training.candidates import Rule
@@ -34,6 +36,7 @@ from crossmoda.self_training.rounds import FromRound, RoundMethod, RoundMethods
 from crossmoda.self_training.steps import StepFolder
 from crossmoda.self_training.views import View, trained
 from crossmoda.self_training.work import BundleUse, Work, describe
+from crossmoda.versions import versions
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +59,7 @@ class SelfTrainingLoop(Engine):
         structures: names of the segmenter's output channels 1, 2, ...
         max_epochs: number of rounds, round 0 included.
         seed: of everything that is random outside the bundles; give the bundles theirs in ``views`` and ``segmenter``.
-        device: for all workflows.
+        device: for all workflows; None is the first GPU, or else the CPU, of whatever process runs one.
         truth_dir: folder of ``<case>_Label.nii.gz`` for target and validation cases; read for evaluation and anchors
             only.
         pseudo_hrt2_weights: of each translated scan in the loss, beside pseudo-labelled real ones: in round 1, 2, ...;
@@ -71,6 +74,8 @@ class SelfTrainingLoop(Engine):
         target_view: a translator that renders hrT2 scans for the segmenter of round 0, which then learns and predicts
             in the domain of the views (ceT1 in card A). Further rounds see the scans as they are.
         later_rounds: what rounds do otherwise than round 0, from some round on.
+        scheduler: of a Dask cluster whose workers do the steps, independent ones at the same time: its address, or its
+            ``--scheduler-file``; None does one after another here.
     """
 
     def __init__(
@@ -83,7 +88,7 @@ class SelfTrainingLoop(Engine):
         structures: Sequence[str],
         max_epochs: int,
         seed: int,
-        device: torch.device | str,
+        device: torch.device | str | None,
         truth_dir: str | Path | None = None,
         pseudo_hrt2_weights: float | Sequence[float] = (1.0,),
         studies: str | Path | None = None,
@@ -91,6 +96,7 @@ class SelfTrainingLoop(Engine):
         blending: TumourBlending | None = None,
         target_view: BundleUse | None = None,
         later_rounds: Sequence[FromRound] = (),
+        scheduler: str | None = None,
     ) -> None:
         super().__init__(lambda engine, batch: self._round(engine.state.epoch - 1))
         if max_epochs < 1:
@@ -108,9 +114,10 @@ class SelfTrainingLoop(Engine):
             rules=tuple(rules),
             structures=tuple(structures),
             seed=seed,
-            device=torch.device(device),
+            device=None if device is None else torch.device(device),
             blending=blending,
             target_view=target_view,
+            launcher=launcher_for(scheduler, Path(output_dir)),
         )
         self.methods = RoundMethods(RoundMethod(segmenter, tuple(rules)), tuple(later_rounds))
         self.logger.setLevel(logging.WARNING)  # ignite's own lines about epochs say less than ours about steps
@@ -122,7 +129,7 @@ class SelfTrainingLoop(Engine):
         """Do what is not done yet of all rounds."""
         for method in self.methods.distinct().values():
             require_known_settings(self.work.views, method.segmenter, self.work.blending, self.work.target_view)
-        with exclusive(self.work.run):
+        with exclusive(self.work.run), self.work.launcher:
             self._tidy()
             self.write_description()
             save_datalist(self.work.dataset_file, dict(self.work.datalist))
@@ -131,10 +138,9 @@ class SelfTrainingLoop(Engine):
 
     def require_fit(self) -> None:
         """Find what would stop any round before anything is trained."""
-        self.work.require_fit()
-        for number in self.methods.distinct():
-            before = self.work_of(max(number, 1) - 1)  # round 0 judges nothing; the rules are those of round 1
-            self.work_of(number).require_round(before)
+        # Round 0 judges nothing; the rules are those of round 1.
+        rounds = [(self.work_of(number), self.work_of(max(number, 1) - 1)) for number in self.methods.distinct()]
+        self.work.launcher.call("checks", self.work.run, partial(_require_fit, self.work, rounds))
 
     def work_of(self, number: int) -> Work:
         """Return the work with the method of a round."""
@@ -162,11 +168,15 @@ class SelfTrainingLoop(Engine):
         else:
             work.freeze_reviews(folder, self.studies)
             target = work.pseudo_labels(folder, self.folder(number - 1), number)
-        work.write_datalist(folder, work.pseudo_hrt2(first, self.pseudo_hrt2_weight(number, target)), target)
-        work.train_segmenter(folder, number, self.folder(number - 1) if number else None)
-        rendered = number == 0 and work.target_view is not None
-        work.predict(folder, rendered=rendered)
-        metrics = work.evaluate(folder)
+        metrics = work.teach(
+            folder,
+            work.pseudo_hrt2(first, self.pseudo_hrt2_weight(number, target)),
+            target,
+            sections=("target", "validation"),
+            number=number,
+            previous=self.folder(number - 1) if number else None,
+            rendered=number == 0 and work.target_view is not None,
+        )
         self._publish(folder, number, metrics)
         # ``loss`` is the segmenter's at the end of its training; experiment tracking looks for a value of that name.
         history = read_json(folder.path / "segmenter" / "history.json")
@@ -254,7 +264,7 @@ class SelfTrainingLoop(Engine):
         description = {
             "trainer": settings,
             "seed": work.seed,
-            "device": str(work.device),
+            "device": str(work.device or ("of each worker" if work.launcher.scheduler else device_here())),
             "versions": versions(),
             "machine": {"platform": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()},
             "resolved": {"translators": resolved, "segmenter": work.segmenter.config("train")},
@@ -267,6 +277,13 @@ class SelfTrainingLoop(Engine):
         path = self.work.run / "run.yaml"
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
             write_text(path, text)
+
+
+def _require_fit(work: Work, rounds: Sequence[tuple[Work, Work]]) -> None:
+    """Find what would stop views or blending, or a round with the one before it."""
+    work.require_fit()
+    for now, before in rounds:
+        now.require_round(before)
 
 
 def round_weights(weights: float | Sequence[float]) -> tuple[float, ...]:
@@ -328,21 +345,22 @@ def load_run(run: str | Path, **changes: Any) -> SelfTrainingLoop:
     if not (run / "run.yaml").is_file():
         raise CrossmodaError(f"{run}: no run.yaml there; name a folder that the self-training bundle made")
     settings = yaml.safe_load((run / "run.yaml").read_text(encoding="utf-8"))["trainer"]
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    settings = {**settings, "output_dir": str(run), "device": device, "datalist": None, **changes}
+    settings = {**settings, "output_dir": str(run), "device": None, "datalist": None, **changes}
     parser = ConfigParser({"trainer": settings})
     parser["trainer"]["datalist"] = load_datalist(run / "dataset.json")
     return parser.get_parsed_content("trainer")
 
 
-def continue_run(run: str | Path, studies: str | Path | None = None) -> dict[str, Any]:
+def continue_run(run: str | Path, studies: str | Path | None = None, scheduler: str | None = None) -> dict[str, Any]:
     """Run the next round, which learns from the labels reviewed in ``studies``, and return the new ``current.json``.
 
+    With the ``scheduler`` of a Dask cluster, its workers do the steps.
     A further round that was begun and interrupted is finished instead.
     """
     run = Path(run)
     current = read_json(run / "current.json")
-    loop = load_run(run, max_epochs=current["round"] + 2, **({"studies": str(studies)} if studies else {}))
+    changes = {"studies": str(studies)} if studies else {}
+    loop = load_run(run, max_epochs=current["round"] + 2, scheduler=scheduler, **changes)
     loop.run()
     return read_json(run / "current.json")
 

@@ -11,10 +11,10 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from crossmoda.files import (
     sha256_of_tree,
     write_json,
 )
+from crossmoda.launching import Course, Piece, follow
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +46,7 @@ class Step:
             there.
         config: all settings that change the outcome.
         inputs: name -> file or folder whose content matters.
+        here: ``work`` launches trainings itself, so that it is called in this process (``crossmoda.launching``).
     """
 
     name: str
@@ -52,6 +54,7 @@ class Step:
     work: Callable[[Path], None]
     config: Mapping[str, Any] = field(default_factory=dict)
     inputs: Mapping[str, Path] = field(default_factory=dict)
+    here: bool = False
 
     def key(self) -> str:
         """Return the hash of everything that the outcome depends on.
@@ -92,16 +95,20 @@ class StepFolder:
         return all(self._is_unchanged(name, record["outputs"].get(name)) for name in step.outputs)
 
     def do(self, step: Step) -> bool:
-        """Do a step unless it is done already, and return whether it had to be done."""
+        """Do a step here unless it is done already, and return whether it had to be done."""
+        return follow(self.doing(step))
+
+    def doing(self, step: Step) -> Course[bool]:
+        """Follow a step: its work is done by whoever launches the course, the record is kept in this process."""
         key = step.key()
         if self.is_done(step, key):
             return False
         logger.info("%s/%s", self.path.name, step.name)
-        started = time.monotonic()
         workplace = self._workplace(step.name, key)
-        step.work(workplace)
+        name = "/".join([*self.path.parts[-2:], step.name])
+        seconds = yield Piece(name, workplace, partial(step.work, workplace), step.here)
         self._finish(step, workplace)
-        self._record(step, key, time.monotonic() - started)
+        self._record(step, key, seconds)
         self.redone.append(step.name)
         return True
 

@@ -1,9 +1,9 @@
-"""The pieces of work that rounds and anchors are made of, each a step of a run folder."""
+"""The steps that rounds and anchors are made of; those that are independent are launched together."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from crossmoda.errors import CrossmodaError
 from crossmoda.evaluation.aggregate import evaluate_folder
 from crossmoda.files import hash_of, read_json, sha256_of, write_json
 from crossmoda.labels import model_labels
+from crossmoda.launching import Course, Launcher
 from crossmoda.segmentation.apart.members import ONLY_AUGMENTED
 from crossmoda.self_training.blending import TumourBlending
 from crossmoda.self_training.bundles import BundleUse
@@ -51,6 +52,8 @@ SCANS = "scans"
 SEEN_DATALIST = "target_view.json"
 SEEN = "target_view"  # folder of the target scans as the first segmenter sees them
 
+Metrics = dict[str, Any]
+
 
 @dataclass(frozen=True)
 class Work:
@@ -65,10 +68,11 @@ class Work:
         rules: what becomes of predicted labels, in order.
         structures: names of the segmenter's output channels 1, 2, ...
         seed: of the random numbers outside the bundles.
-        device: torch device for all workflows.
+        device: torch device for all workflows; None is the first GPU, or else the CPU, of whatever process runs one.
         blending: how the translated scans are augmented, or None.
         warm_start: a training begins from the weights of the round before.
         target_view: how round 0 sees hrT2 scans: rendered by this translator, as ceT1 in card A; None as they are.
+        launcher: does the steps, one after another in this process by default.
     """
 
     run: Path
@@ -79,10 +83,11 @@ class Work:
     rules: Sequence[Rule]
     structures: Sequence[str]
     seed: int
-    device: torch.device
+    device: torch.device | None
     blending: TumourBlending | None = None
     warm_start: bool = False
     target_view: BundleUse | None = None
+    launcher: Launcher = field(default_factory=Launcher)
 
     def in_round(self, method: RoundMethod) -> Work:
         """Return the work with the segmenter and the rules of a round."""
@@ -97,12 +102,15 @@ class Work:
         """Return the dataset's items of a section, each with its label numbers."""
         return [{"labels": self.datalist["labels"], **item} for item in self.datalist.get(section, [])]
 
+    def _do(self, folder: StepFolder, *steps: Step) -> None:
+        """Do steps that do not depend on one another."""
+        self.launcher.run([folder.doing(step) for step in steps])
+
     def train_translators(self, folder: StepFolder) -> None:
         """Train the translators of all views that have one of their own."""
-        for view, use in trained(self.views).items():
-            self._train_translator(folder, view, use)
+        self._do(folder, *[self._translator(view, use) for view, use in trained(self.views).items()])
 
-    def _train_translator(self, folder: StepFolder, view: str, use: BundleUse) -> None:
+    def _translator(self, view: str, use: BundleUse) -> Step:
         """Train on all source and target images, and where the settings ask for them on the source's labels."""
         output = f"{TRANSLATOR}{view}"
         images = [*self.items("source"), *self.items("target")]
@@ -114,18 +122,20 @@ class Work:
         def work(place: Path) -> None:
             self._train(use, place, output, self.dataset_file, config, {"view": view, "round": 0})
 
-        folder.do(Step(output, (output,), work, config))
+        return Step(output, (output,), work, config)
 
     def translate(self, folder: StepFolder) -> None:
         """Render every source case as pseudo-hrT2 in every view, on the grid of its ceT1."""
-        for view, use in translated(self.views).items():
-            self._render(folder, use, f"pseudo_hrt2/{view}", view, ("source",))
+        views = translated(self.views)
+        self._do(
+            folder, *[self._rendering(folder, views[view], f"pseudo_hrt2/{view}", view, ("source",)) for view in views]
+        )
 
     def render_targets(self, folder: StepFolder) -> None:
         """Render the hrT2 scans as round 0 sees them, each on its own grid, if it does not see them as they are."""
         if self.target_view is None:
             return
-        self._render(folder, self.target_view, SEEN, SEEN, ("target", "validation"))
+        self._do(folder, self._rendering(folder, self.target_view, SEEN, SEEN, ("target", "validation")))
         seen = {**self.datalist, **{section: self.seen_items(folder, section) for section in ("target", "validation")}}
         write_datalist_once(folder.path / SEEN_DATALIST, seen)
         if self.segmenter.has("inference", SCAN_DIR):
@@ -147,9 +157,9 @@ class Work:
                 scan = read_volume(item["image"])
                 write_volume(place / SCANS / f"{item['case']}{PSEUDO_HRT2_SUFFIX}", scan.array, scan.affine)
 
-        folder.do(Step(SCANS, (SCANS,), work, {"data": content_hash(items, keys=("image",))}))
+        self._do(folder, Step(SCANS, (SCANS,), work, {"data": content_hash(items, keys=("image",))}))
 
-    def _render(self, folder: StepFolder, use: BundleUse, output: str, view: str, sections: Sequence[str]) -> None:
+    def _rendering(self, folder: StepFolder, use: BundleUse, output: str, view: str, sections: Sequence[str]) -> Step:
         """Translate the scans of some sections of the dataset into a folder of the round."""
         weights = {setting: folder.path / file for setting, file in files_read(view, use).items()}
         images = [item for section in sections for item in self.items(section)]
@@ -162,7 +172,7 @@ class Work:
                     places |= {"dataset_dir": str(self.dataset_file), "output_dir": str(place / output)}
                     use.run("inference", self.device, section=section, **places)
 
-        folder.do(Step(output, (output,), work, config, weights))
+        return Step(output, (output,), work, config, weights)
 
     def require_fit(self) -> None:
         """Find what would stop views or blending before anything is trained."""
@@ -198,19 +208,19 @@ class Work:
         if blending is None:
             return
         if blending.harmonises:
-            self._train_singan(folder, blending)
-        for view in translated(self.views):
-            self._blend(folder, blending, view)
+            self._do(folder, self._singan(blending))
+        self._do(folder, *[self._blended(folder, blending, view) for view in translated(self.views)])
 
-    def _train_singan(self, folder: StepFolder, blending: TumourBlending) -> None:
+    def _singan(self, blending: TumourBlending) -> Step:
         config = blending.singan_config(self.items("source"), self.items("target"))
 
         def work(place: Path) -> None:
             self._train(blending, place, "singan", self.dataset_file, config, {"round": 0})
 
-        folder.do(Step("singan", ("singan",), work, config))
+        return Step("singan", ("singan",), work, config)
 
-    def _blend(self, folder: StepFolder, blending: TumourBlending, view: str) -> None:
+    def _blended(self, folder: StepFolder, blending: TumourBlending, view: str) -> Step:
+        """Blend altered structures into a view's pseudo-hrT2."""
         output = f"blended/{view}"
         labelled = [item for item in self.items("source") if item.get("label")]
         config = {"inference": blending.config("inference"), "data": content_hash(labelled, keys=("label",))}
@@ -228,7 +238,7 @@ class Work:
                 weights=str(inputs.get("weights", "")),
             )
 
-        folder.do(Step(output, (output,), work, config, inputs))
+        return Step(output, (output,), work, config, inputs)
 
     def pseudo_hrt2(self, folder: StepFolder, weight: float = 1.0) -> list[Item]:
         """Return the labelled source items of all views, then the augmented ones, at this weight in the loss."""
@@ -264,7 +274,7 @@ class Work:
         def work(place: Path) -> None:
             labelling.write(place / "pseudo_labels")
 
-        folder.do(Step("pseudo_labels", ("pseudo_labels",), work, config, labelling.inputs()))
+        self._do(folder, Step("pseudo_labels", ("pseudo_labels",), work, config, labelling.inputs()))
         return labelling.items(folder.path / "pseudo_labels", {"round": number - 1, "model": sha256_of(model)})
 
     def write_datalist(self, folder: StepFolder, source: Sequence[Item], target: Sequence[Item]) -> None:
@@ -279,9 +289,7 @@ class Work:
 
         write_datalist_once(folder.path / "datalist.json", datalist)
 
-    def train_segmenter(
-        self, folder: StepFolder, number: int | None = None, previous: StepFolder | None = None
-    ) -> None:
+    def _segmenter(self, folder: StepFolder, number: int | None, previous: StepFolder | None) -> Step:
         """Train a segmenter on the folder's datalist; in a warm start from the weights in a previous folder."""
         datalist = load_datalist(folder.path / "datalist.json")
         learnt = [
@@ -290,24 +298,19 @@ class Work:
             if item.get("label") and item.get("weight", 1) > 0
         ]
         config = {"train": self.segmenter.config("train"), "data": content_hash(learnt)}
+        launches, scheduler = self.segmenter.launches, self.launcher.scheduler
         begins = {INITIAL_WEIGHTS: previous.path / "segmenter" / "model.pt"} if self.warm_start and previous else {}
 
         def work(place: Path) -> None:
             datalist, places = folder.path / "datalist.json", {key: str(path) for key, path in begins.items()}
+            if launches and scheduler:
+                places["scheduler"] = scheduler
             self._train(self.segmenter, place, "segmenter", datalist, config, {"round": number}, **places)
 
-        folder.do(Step("segmenter", ("segmenter",), work, config, begins))
+        return Step("segmenter", ("segmenter",), work, config, begins, here=launches)
 
-    def predict(
-        self, folder: StepFolder, sections: Sequence[str] = ("target", "validation"), rendered: bool = False
-    ) -> None:
-        """Label the dataset's hrT2 scans with the folder's segmenter, with an uncertainty map each.
-
-        Args:
-            folder: of the round or the anchor.
-            sections: of the dataset.
-            rendered: label the folder's renderings of the scans (``render_targets``) instead of the scans.
-        """
+    def _prediction(self, folder: StepFolder, sections: Sequence[str], rendered: bool) -> Step:
+        """Label the dataset's hrT2 scans with the folder's segmenter, with an uncertainty map each."""
         weights = folder.path / "segmenter" / "model.pt"
         inputs, places = {"weights": weights}, {"dataset_dir": str(self.dataset_file)}
         if rendered:
@@ -329,9 +332,9 @@ class Work:
                 **places,
             )
 
-        folder.do(Step("predictions", ("predictions", "uncertainty"), work, config, inputs))
+        return Step("predictions", ("predictions", "uncertainty"), work, config, inputs)
 
-    def evaluate(self, folder: StepFolder) -> dict[str, Any] | None:
+    def _evaluation(self, folder: StepFolder) -> Step | None:
         """Measure the predictions on validation cases whose truth is known; None where there is none."""
         items = with_truth(self.items("validation"), self.truth, self.datalist["labels"])
         if not items:
@@ -350,15 +353,46 @@ class Work:
             )
             write_json(place / "metrics.json", metrics)
 
-        folder.do(Step("metrics", ("metrics.json",), work, config, {"predictions": folder.path / "predictions"}))
-        return read_json(folder.path / "metrics.json")
+        return Step("metrics", ("metrics.json",), work, config, {"predictions": folder.path / "predictions"})
 
-    def teach(self, folder: StepFolder, source: Sequence[Item], target: Sequence[Item]) -> dict[str, Any] | None:
-        """Train a segmenter on items of the two sections, label the validation cases, and measure as ``evaluate``."""
+    def teach(self, folder: StepFolder, source: Sequence[Item], target: Sequence[Item], **how: Any) -> Metrics | None:
+        """Follow ``teaching`` by itself."""
+        (metrics,) = self.launcher.run([self.teaching(folder, source, target, **how)])
+        return metrics
+
+    def teaching(
+        self,
+        folder: StepFolder,
+        source: Sequence[Item],
+        target: Sequence[Item],
+        sections: Sequence[str] = ("validation",),
+        number: int | None = None,
+        previous: StepFolder | None = None,
+        rendered: bool = False,
+    ) -> Course[Metrics | None]:
+        """Train a segmenter, label hrT2 scans with it, and measure its labels where the truth is known.
+
+        Args:
+            folder: of the round or the anchor.
+            source: items that are learnt from.
+            target: the same, or those without a label.
+            sections: of the dataset, whose scans are labelled.
+            number: of the round.
+            previous: folder of the round before; in a warm start its weights are begun with.
+            rendered: label the folder's renderings of the scans (``render_targets``) instead of the scans.
+
+        Returns:
+            The metrics of the validation cases, None where no truth is known.
+        """
         self.write_datalist(folder, source, target)
-        self.train_segmenter(folder)
-        self.predict(folder, sections=("validation",))
-        return self.evaluate(folder)
+        yield from folder.doing(self._segmenter(folder, number, previous))
+        yield from folder.doing(self._prediction(folder, sections, rendered))
+        evaluation = self._evaluation(folder)
+        if evaluation is None:
+            return None
+        yield from folder.doing(evaluation)
+        metrics: Metrics = read_json(folder.path / "metrics.json")
+        return metrics
 
     def _train(
         self,

@@ -23,6 +23,13 @@ def test_weights_are_a_plain_state_dict_with_a_sidecar(tmp_path: Path) -> None:
     assert torch.equal(load_weights(torch.nn.Linear(2, 3), tmp_path / "model.pt").weight, network.weight)
 
 
+def test_the_same_weights_are_the_same_bytes(tmp_path: Path) -> None:
+    network = torch.nn.Linear(2, 3)
+    for folder in ("a", "b"):
+        save_weights(network, tmp_path / folder / "model.pt")
+    assert (tmp_path / "a" / "model.pt").read_bytes() == (tmp_path / "b" / "model.pt").read_bytes()
+
+
 def test_missing_spoilt_and_foreign_weights_are_told_apart(tmp_path: Path) -> None:
     with pytest.raises(CrossmodaError, match=r"model\.pt: no weights there"):
         load_weights(torch.nn.Linear(2, 3), tmp_path / "model.pt")

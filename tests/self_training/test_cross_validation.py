@@ -220,7 +220,7 @@ def test_left_out_scans_are_predicted_without_postprocessing(
     patients = require_patients(tmp_path / "datalist.json", settings)
     work = CrossValidation(tmp_path, tmp_path / "datalist.json", settings, patients, torch.device("cpu"))
     shutil.copytree(thresholds[0].parent, work.weights("pointwise", 0).parent)
-    work.predict("pointwise", 0)
+    work.folder("pointwise", 0).do(work.prediction("pointwise", 0))
     (path,) = (tmp_path / "pointwise" / "fold_0" / "predictions").iterdir()
     assert ndimage.label(read_volume(path).array == 1, np.ones((3, 3, 3)))[1] > 1
 

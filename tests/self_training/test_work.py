@@ -14,6 +14,7 @@ from crossmoda.data.datalist import load_datalist
 from crossmoda.data.volumes import read_volume, write_volume
 from crossmoda.errors import CrossmodaError
 from crossmoda.files import write_json
+from crossmoda.launching import Course
 from crossmoda.self_training import BundleUse, RefineByContrast, TakeAwayFluid
 from crossmoda.self_training.labelling import Labelling
 from crossmoda.self_training.steps import Step
@@ -27,8 +28,9 @@ class StepKeys:
         self.path = Path()
         self.keys: dict[str, str] = {}
 
-    def do(self, step: Step) -> None:
+    def doing(self, step: Step) -> Course[None]:
         self.keys[step.name] = step.key()
+        yield from ()
 
 
 def translator_key(dataset: Path, repository: Path, settings: dict[str, Any]) -> str:

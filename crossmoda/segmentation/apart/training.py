@@ -6,6 +6,7 @@ import gc
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,12 @@ from monai.bundle import ConfigWorkflow
 
 from crossmoda.data.datalist import load_datalist, save_datalist, segmentation_items
 from crossmoda.engines import load_weights, save_weights
+from crossmoda.engines.devices import device_here
+from crossmoda.engines.weights import write_tensors
 from crossmoda.engines.workflows import PLACE_KEYS, in_one_line, make_workflow, run_workflow
 from crossmoda.errors import CrossmodaError
-from crossmoda.files import atomic_path, hash_of, read_json, sha256_of, write_json
+from crossmoda.files import hash_of, read_json, sha256_of, write_json
+from crossmoda.launching import Course, Launcher, Piece, launcher_for
 from crossmoda.segmentation.apart.history import merged_history
 from crossmoda.segmentation.apart.members import Member, files_of, read_config, read_members
 from crossmoda.segmentation.apart.model import DESCRIPTION, MemberNetworks, inference_config, member_network
@@ -30,12 +34,13 @@ logger = logging.getLogger(__name__)
 
 
 class ApartTraining:
-    """Train members that each segment some of the structures, one after the other, and make one model of them.
+    """Train members that each segment some of the structures, and make one model of them.
 
-    Every member is trained by the bundle's own ``train.yaml`` with its overlays and settings, in this process, in
-    ``output_dir/members/NAME``. What exists is gone on with: a member that is finished is kept unless its settings, its
-    data or ``fingerprint`` have changed, an unfinished one resumes. At the end ``output_dir`` gets ``model.pt`` (all
-    weights), ``model.json`` (how the members predict, so that no other file is needed) and ``history.json``.
+    Every member is trained by the bundle's own ``train.yaml`` with its overlays and settings, in
+    ``output_dir/members/NAME``: one after the other in this process, or at the same time by a cluster's workers. What
+    exists is gone on with: a member that is finished is kept unless its settings, its data or ``fingerprint`` have
+    changed, an unfinished one resumes. At the end ``output_dir`` gets ``model.pt`` (all weights), ``model.json`` (how
+    the members predict, so that no other file is needed) and ``history.json``.
 
     Args:
         bundle_root: the segmentation bundle's folder.
@@ -48,6 +53,8 @@ class ApartTraining:
         resume: False trains every member anew.
         fingerprint: noted in ``model.json``, and part of what tells whether a member is finished.
         initial_weights: ``model.pt`` of such a training, whose members these begin with; nnU-Net's begin at random.
+        scheduler: of a Dask cluster whose workers train the members, each on a device of its own: its address, or its
+            ``--scheduler-file``; None trains here.
 
     Raises:
         CrossmodaError: a setting that cannot be, or a structure comes from two members or from none.
@@ -65,6 +72,7 @@ class ApartTraining:
         resume: bool = True,
         fingerprint: str = "",
         initial_weights: str | Path | None = None,
+        scheduler: str | None = None,
     ) -> None:
         self.bundle_root = Path(bundle_root).resolve()
         self.dataset_dir = Path(dataset_dir).resolve()
@@ -72,10 +80,11 @@ class ApartTraining:
         self.structures = list(structures)
         self.members = read_members(members, structures)
         self.shared = {key: value for key, value in (shared or {}).items() if value is not None}
-        self.device = device
+        self.device = None if scheduler else device
         self.resume = resume
         self.fingerprint = fingerprint
         self.initial_weights = initial_weights
+        self.scheduler = scheduler
 
     def check(self) -> None:
         """Let every member's training check itself, and hold its prediction against it, before any is trained.
@@ -85,6 +94,10 @@ class ApartTraining:
         """
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise CrossmodaError("apart.yaml trains its members in one process; leave out torchrun, or processes: 1")
+        with self._launcher() as launcher:
+            launcher.call("checks", self.output_dir, self._check_members)
+
+    def _check_members(self) -> None:
         for member in self.members:
             self._check_member(member)
             gc.collect()
@@ -96,12 +109,21 @@ class ApartTraining:
             CrossmodaError: a member has nothing to learn from, or its training failed.
         """
         keys = {member.name: self._prepare(member) for member in self.members}
-        for member in self.members:
-            if self.resume and self._is_done(member, keys[member.name]):
-                logger.info("%s: trained already", self._place(member))
-                continue
-            self._train(member, keys[member.name])
+        with self._launcher() as launcher:
+            launcher.run([self._training(member, keys[member.name]) for member in self.members])
         self._export()
+
+    def _launcher(self) -> Launcher:
+        if self.scheduler:
+            self.output_dir.mkdir(parents=True, exist_ok=True)
+        return launcher_for(self.scheduler, self.output_dir)
+
+    def _training(self, member: Member, key: str) -> Course[None]:
+        place = self._place(member)
+        if self.resume and self._is_done(member, key):
+            logger.info("%s: trained already", place)
+            return
+        yield Piece(f"member {member.name}", place, partial(self._train, member, key))
 
     def _place(self, member: Member) -> Path:
         return self.output_dir / "members" / member.name
@@ -118,7 +140,7 @@ class ApartTraining:
     def _workflow(self, member: Member, **places: Any) -> ConfigWorkflow:
         files, settings = self._settings(member)
         own = {"bundle_root": str(self.bundle_root), "output_dir": str(self._place(member)), "resume": self.resume}
-        return make_workflow(files, "train", **{"device": self.device, **settings, **own, **places})
+        return make_workflow(files, "train", **{"device": device_here(self.device), **settings, **own, **places})
 
     def _described(self, member: Member, workflow: ConfigWorkflow) -> dict[str, Any]:
         """Return what a prediction by the member must know, beside its weights."""
@@ -204,8 +226,7 @@ class ApartTraining:
         if not own:
             raise CrossmodaError(f"{source}: has no member {member.name}; name weights of the same members")
         file = self._place(member) / "initial_weights.pt"
-        with atomic_path(file) as partial:
-            torch.save(own, partial)
+        write_tensors(file, own)
         return file
 
     def _is_done(self, member: Member, key: str) -> bool:

@@ -9,6 +9,7 @@ after nnU-Net's search for its best configuration).
 from __future__ import annotations
 
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ import torch
 
 from crossmoda.data.checks import require_writable
 from crossmoda.data.datalist import load_datalist, save_datalist
-from crossmoda.engines.weights import versions
 from crossmoda.files import sha256_of, write_json, write_text
+from crossmoda.launching import launcher_for
 from crossmoda.self_training.cross_validation.checks import (
     padded_patches,
     require_configurations,
@@ -27,6 +28,7 @@ from crossmoda.self_training.cross_validation.choice import Result, choose, sum_
 from crossmoda.self_training.cross_validation.outputs import best_overlay, draw, markdown, write_best
 from crossmoda.self_training.cross_validation.settings import BEST, CrossValidationSettings, read_settings
 from crossmoda.self_training.cross_validation.work import CrossValidation
+from crossmoda.versions import versions
 
 __all__ = ["CrossValidation", "CrossValidationSettings", "choose", "cross_validate", "read_settings"]
 
@@ -37,7 +39,11 @@ RESULTS, TABLE, PICTURE = "cross_validation.json", "cross_validation.md", "cross
 
 
 def cross_validate(
-    dataset: str | Path, output_dir: str | Path, config: str | Path = CONFIG, device: str | None = None
+    dataset: str | Path,
+    output_dir: str | Path,
+    config: str | Path = CONFIG,
+    device: str | None = None,
+    scheduler: str | None = None,
 ) -> str:
     """Compare configurations and post-processings on folds of patients, and write down the best.
 
@@ -50,6 +56,8 @@ def cross_validate(
             ``cross_validation.md``, ``cross_validation.png``, and a folder for each configuration.
         config: what is compared, a YAML file like ``configs/cross_validation.yaml``.
         device: torch device; the first GPU by default, if there is one.
+        scheduler: of a Dask cluster whose workers train and predict, several folds at the same time: its address, or
+            its ``--scheduler-file``; None does one after another here.
 
     Returns:
         The table of results.
@@ -61,14 +69,15 @@ def cross_validate(
     datalist = load_datalist(dataset)
     require_writable(output)
     save_datalist(output / "dataset.json", datalist)
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    require_configurations(settings, output / "dataset.json", place)
-    patients = require_patients(output / "dataset.json", settings)
-    warnings = [*patients.warnings, *padded_patches(settings, patients.grids)]
-    for warning in warnings:
-        logger.warning("%s", warning)
-    work = CrossValidation(output, output / "dataset.json", settings, patients, place)
-    work.run()
+    place = torch.device(device) if device else None
+    with launcher_for(scheduler, output) as launcher:
+        launcher.call("checks", output, partial(require_configurations, settings, output / "dataset.json", place))
+        patients = require_patients(output / "dataset.json", settings)
+        warnings = [*patients.warnings, *padded_patches(settings, patients.grids)]
+        for warning in warnings:
+            logger.warning("%s", warning)
+        work = CrossValidation(output, output / "dataset.json", settings, patients, place, launcher)
+        work.run()
     return write_results(work, warnings)
 
 
@@ -77,7 +86,7 @@ def write_results(work: CrossValidation, warnings: list[str]) -> str:
     settings, output = work.settings, work.output
     scored = {
         (name, candidate): [
-            {"fold": fold, **case} for fold in range(settings.folds) for case in work.score(name, fold, candidate)
+            {"fold": fold, **case} for fold in range(settings.folds) for case in work.scores(name, fold, candidate)
         ]
         for name in settings.configurations
         for candidate in settings.postprocessing

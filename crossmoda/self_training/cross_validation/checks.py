@@ -131,7 +131,7 @@ def _require_judges(
                 )
 
 
-def require_configurations(settings: CrossValidationSettings, datalist_file: Path, device: torch.device) -> None:
+def require_configurations(settings: CrossValidationSettings, datalist_file: Path, device: torch.device | None) -> None:
     """Make sure that every configuration and every post-processing can be built and, on the device, run.
 
     Raises:
@@ -151,7 +151,7 @@ def require_configurations(settings: CrossValidationSettings, datalist_file: Pat
         _require_postprocessing(name, transforms, settings.structures)
 
 
-def _require_configuration(use: BundleUse, datalist_file: Path, device: torch.device) -> None:
+def _require_configuration(use: BundleUse, datalist_file: Path, device: torch.device | None) -> None:
     train, inference = use.config("train"), use.config("inference")
     for key in AGREED:
         if train[key] != inference[key]:

@@ -1,4 +1,4 @@
-"""The pieces of work of a cross-validation, each a recorded step: train a fold, predict who was left out, score."""
+"""The steps of a cross-validation: train a fold, predict who was left out, score."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from crossmoda.errors import CrossmodaError
 from crossmoda.evaluation.aggregate import read_label_map, score_label_maps, shared_structures
 from crossmoda.files import read_json, write_json
 from crossmoda.labels import model_labels
+from crossmoda.launching import Course, Launcher
 from crossmoda.segmentation.cases import cases_to_learn
 from crossmoda.self_training.cross_validation.checks import Item, Patients, build_postprocessing
 from crossmoda.self_training.cross_validation.settings import (
@@ -48,14 +49,17 @@ class CrossValidation:
         datalist: file of the data set's datalist.
         settings: what is compared.
         patients: who is judged where.
-        device: torch device for training and prediction.
+        device: torch device for training and prediction; None is the first GPU, or else the CPU, of whatever process
+            runs one.
+        launcher: does the steps, one after another in this process by default.
     """
 
     output: Path
     datalist: Path
     settings: CrossValidationSettings
     patients: Patients
-    device: torch.device
+    device: torch.device | None
+    launcher: Launcher = field(default_factory=Launcher)
 
     @cached_property
     def labels(self) -> dict[str, int]:
@@ -65,17 +69,23 @@ class CrossValidation:
     def run(self) -> None:
         """Do what is not done yet, and tell what is left."""
         left = list(self._folders)
-        number = len(left)
-        while left:
-            name, fold = left.pop(0)
-            logger.info("%s, fold %d of %d (%d of %d)", name, fold + 1, self.settings.folds, number - len(left), number)
-            if self.train(name, fold):
+        owners = [name for name, owner in self._owners.items() if name == owner]
+        self.launcher.run([self._course(owner, fold, left) for owner in owners for fold in range(self.settings.folds)])
+
+    def _course(self, owner: str, fold: int, left: list[tuple[str, int]]) -> Course[None]:
+        """Train a fold, then predict and score it in every configuration that shares the training."""
+        for name in (name for name in self._owners if self._owners[name] == owner):
+            folder, number = self.folder(name, fold), len(self._folders)
+            logger.info("%s, fold %d of %d (%d left of %d)", name, fold + 1, self.settings.folds, len(left), number)
+            if (yield from self.folder(owner, fold).doing(self.training(name, fold))):
                 (self.output / BEST).unlink(missing_ok=True)  # of the weights that were there before
-            self.predict(name, fold)
+            yield from folder.doing(self.prediction(name, fold))
             for candidate in self.settings.postprocessing:
-                self.score(name, fold, candidate)
-            if left and self.folder(name, fold).redone:
-                logger.info("%d of %d left, about %s", len(left), number, _duration(self._seconds_for(left)))
+                yield from folder.doing(self.scoring(name, fold, candidate))
+            left.remove((name, fold))
+            if left and folder.redone:
+                seconds = self._seconds_for(left) / self.launcher.at_once
+                logger.info("%d of %d left, about %s", len(left), number, _duration(seconds))
 
     def folder(self, name: str, fold: int) -> _Fold:
         """Return the folder of a configuration's fold."""
@@ -101,8 +111,8 @@ class CrossValidation:
             owners[name] = next(other for other in trainings if trainings[other] == config)
         return owners
 
-    def train(self, name: str, fold: int) -> bool:
-        """Train a configuration on all patients but a fold's, and return whether that had to be done.
+    def training(self, name: str, fold: int) -> Step:
+        """Train a configuration on all patients but a fold's.
 
         Weights that are damaged or are not those of the record are made again.
         """
@@ -121,9 +131,9 @@ class CrossValidation:
             told = {"fold": fold, "folds": folds, "seed": seed, "data_hash": data}
             write_json(sidecar, {**read_json(sidecar), **told})
 
-        return self.folder(self._owners[name], fold).do(Step("segmenter", ("segmenter",), work, config))
+        return Step("segmenter", ("segmenter",), work, config)
 
-    def predict(self, name: str, fold: int) -> None:
+    def prediction(self, name: str, fold: int) -> Step:
         """Label a fold's scans with the weights that have not seen them, without post-processing, on their own grids.
 
         Predicted is as later in the ensemble, mirrored copies included.
@@ -145,20 +155,25 @@ class CrossValidation:
                 members=[str(weights)],
             )
 
-        self.folder(name, fold).do(Step("predictions", ("predictions",), work, config, {"weights": weights}))
+        return Step("predictions", ("predictions",), work, config, {"weights": weights})
 
-    def score(self, name: str, fold: int, candidate: str) -> list[dict[str, Any]]:
+    def scores(self, name: str, fold: int, candidate: str) -> list[dict[str, Any]]:
         """Return the metrics of a fold's cases after a post-processing, one entry a case (and view)."""
-        folder, items = self.folder(name, fold), self.patients.judged[fold]
+        scored: list[dict[str, Any]] = read_json(self.folder(name, fold).path / _scores(candidate))
+        return scored
+
+    def scoring(self, name: str, fold: int, candidate: str) -> Step:
+        """Measure a fold's predictions after a post-processing."""
+        items, labels = self.patients.judged[fold], self.labels
         transforms, structures = self.settings.postprocessing[candidate], self.settings.structures
-        output = f"scores/{candidate}.json"
+        output = _scores(candidate)
         config = {
             "postprocessing": list(transforms),
             "structures": list(structures),
             "truth": content_hash(items, keys=("label",)),
-            "labels": self.labels,
+            "labels": labels,
         }
-        predictions = folder.path / "predictions"
+        predictions = self.folder(name, fold).path / "predictions"
 
         def work(place: Path) -> None:
             postprocess = build_postprocessing(transforms, structures)
@@ -166,14 +181,12 @@ class CrossValidation:
             def score_item(item: Item) -> dict[str, Any]:
                 path = predictions / f"{name_of(item)}{LABEL_SUFFIX}"
                 known = {key: item[key] for key in ("case", "view", "site")}
-                return known | score_after(postprocess, path, item, structures, self.labels)
+                return known | score_after(postprocess, path, item, structures, labels)
 
             with ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1)) as pool:
                 write_json(place / output, list(pool.map(score_item, items)))
 
-        folder.do(Step(f"scores/{candidate}", (output,), work, config, {"predictions": predictions}))
-        scored: list[dict[str, Any]] = read_json(folder.path / output)
-        return scored
+        return Step(f"scores/{candidate}", (output,), work, config, {"predictions": predictions})
 
     def _seconds_for(self, left: Sequence[tuple[str, int]]) -> float:
         """Return how long folds will take: as long as others of their configuration, or else as those of all."""
@@ -191,6 +204,11 @@ class _Fold(StepFolder):
     def seconds(self) -> float:
         """Return the time that is recorded for all its steps."""
         return float(sum(record["seconds"] for record in self.records().values()))
+
+
+def _scores(candidate: str) -> str:
+    """Return the file of a post-processing's scores in a fold's folder."""
+    return f"scores/{candidate}.json"
 
 
 def name_of(item: Mapping[str, Any]) -> str:
