@@ -120,7 +120,9 @@ def test_two_processes_learn_what_one_with_batches_twice_as_large_learns(
     alone, together = (torch.load(folder / "model.pt", weights_only=True) for folder in (one, two))
     assert alone.keys() == together.keys()  # fit for inference on one device
     apart = torch.cat([(together[name] - value).flatten().abs() for name, value in alone.items()])
-    assert float(apart.mean()) < 2e-4  # of four steps of 1e-3; where a gradient is 0 but for rounding, AdamW steps as far
+    assert (
+        float(apart.mean()) < 2e-4
+    )  # of four steps of 1e-3; where a gradient is 0 but for rounding, AdamW steps as far
     assert read_json(two / "model.json")["structures"] == ["vs", "cochlea"]
     assert [path.name for path in (two / "checkpoints").iterdir()] == ["state.pt"]
 
