@@ -35,6 +35,7 @@ from real_volumes import prepare, real_folder
 
 from crossmoda.data.datalist import load_datalist, save_datalist
 from crossmoda.data.phantom import write_phantom_dataset
+from crossmoda.data.sites import require_sites
 from crossmoda.errors import CrossmodaError, did_you_mean, find_user_error, report_in_one_line
 from crossmoda.evaluation.aggregate import evaluate_folder
 from crossmoda.evaluation.benchmark import read_results, write_page
@@ -182,9 +183,8 @@ class Further:
 def further_scans(data: Path, site: str, output: Path) -> list[Further]:
     """Return the synthetic scans of the unseen site, and the real one where it is present."""
     datalist = load_datalist(data)
+    require_sites("unseen_site", [site], datalist["validation"], "validation", data)
     kept = [item for item in datalist["validation"] if item["site"] == site]
-    if not kept:
-        raise CrossmodaError(f"{data}: no validation scan of site '{site}'; mend 'unseen' or 'unseen_site'")
     save_datalist(output / "unseen.json", {**datalist, "source": [], "target": [], "validation": kept})
     found = [Further("unseen", UNSEEN_FILE, output / "unseen.json", data / TRUTH)]
     real = real_folder()

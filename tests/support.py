@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import importlib
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 from monai.bundle import ConfigWorkflow
 
@@ -57,6 +62,41 @@ def workflow_of(configs: Path, names: str | list[str], kind: str, **settings: An
     workflow = make_workflow(files, kind, **texts)
     workflow.initialize()
     return workflow
+
+
+def train_in_processes(configs: Path, names: list[str], repository: Path, processes: int = 2, **settings: Any) -> None:
+    """Train with ``torchrun``, one process a share of the CPU's cores.
+
+    Args:
+        configs: the bundle's folder of configurations.
+        names: of the files before ``multi_gpu_train.yaml``, without their ending.
+        repository: from which the bundles name each other.
+        processes: how many.
+        settings: overrides, but for the device.
+    """
+    files = str([str(configs / f"{name}.yaml") for name in (*names, "multi_gpu_train")])
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    arguments = [part for key, value in settings.items() for part in (f"--{key}", str(value)) if key != "device"]
+    command = [*launcher, "-m", "monai.bundle", "run", "--config_file", files, *arguments]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    subprocess.run(command, cwd=repository, env=environment, check=True, timeout=300)
+
+
+def assert_same_course(one: Path, other: Path, tolerance: float = 1e-4) -> None:
+    """Compare the losses and metrics of two trainings, epoch by epoch, with a relative tolerance.
+
+    Args:
+        one: output folder of a training.
+        other: of the one to compare with.
+        tolerance: relative; what rounding in another order makes of float32.
+    """
+    first, second = (json.loads((folder / "history.json").read_text()) for folder in (one, other))
+    assert first["epoch"] == second["epoch"]
+    assert first["series"].keys() == second["series"].keys()
+    for name, values in first["series"].items():
+        np.testing.assert_allclose(
+            np.array(second["series"][name], float), np.array(values, float), rtol=tolerance, err_msg=name
+        )
 
 
 def interrupt(engine: Any) -> None:

@@ -20,6 +20,7 @@ from crossmoda.data.description import describe as describe
 from crossmoda.data.findings import ERROR, WARNING, Problem, Report, Scan
 from crossmoda.data.inspection import inspect
 from crossmoda.data.layouts import PLAIN, read_dataset
+from crossmoda.data.naming import require_edition
 from crossmoda.data.parts import decide_parts
 from crossmoda.errors import CrossmodaError
 from crossmoda.labels import COCHLEA, EXTRA, INTRA
@@ -46,7 +47,8 @@ def check_dataset(path: str | Path, sections: Sequence[str] = (*SECTIONS, "truth
     """Check every file of a dataset folder or of a datalist.
 
     Found are truncated, empty or missing files, 2D and 4D data, NaN voxels, constant images, unusable affines, labels
-    on another grid or with unknown values, missing and left-over labels, repeated case ids, empty sections.
+    on another grid or with unknown values, missing and left-over labels, repeated case ids, empty sections. Cases of
+    several editions, whose label values mean different structures, are refused before any file is read.
 
     Args:
         path: a dataset folder or a datalist's JSON.
@@ -54,7 +56,7 @@ def check_dataset(path: str | Path, sections: Sequence[str] = (*SECTIONS, "truth
         progress: show a bar with the time left where there are more than ``BAR_FROM_FILES`` files.
 
     Raises:
-        CrossmodaError: ``path`` is neither, or cannot be listed at all.
+        CrossmodaError: ``path`` is neither, cannot be listed at all, or mixes editions.
     """
     path = Path(path)
     contents = _contents(path)
@@ -75,6 +77,7 @@ def check_dataset(path: str | Path, sections: Sequence[str] = (*SECTIONS, "truth
 def _contents(path: Path) -> _Contents:
     if not path.is_dir():
         datalist = load_datalist(path)
+        require_edition([item["case"] for _, item in _entries(datalist) if _is_numbered_as_the_list(item)], path)
         return _Contents(str(datalist.get("edition", PLAIN)), datalist["labels"], _entries(datalist), [])
     dataset = read_dataset(path)
     orphan = "a label without a scan of its own; add the scan or remove the label"
@@ -88,6 +91,10 @@ def _contents(path: Path) -> _Contents:
         if case in images
     ]
     return _Contents(dataset.edition, dataset.labels, [*_entries(build_datalist(dataset)), *truth], problems)
+
+
+def _is_numbered_as_the_list(item: Item) -> bool:
+    return bool(item.get("label")) and "labels" not in item
 
 
 def _entries(datalist: Datalist) -> list[Entry]:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from crossmoda.data.layouts import Case, Dataset, read_dataset
+from crossmoda.data.sites import require_sites
 from crossmoda.errors import CrossmodaError
 from crossmoda.files import read_json, write_json
 
@@ -210,7 +211,8 @@ def unpaired_items(
         learn_sites: leave out the scans of other sites, of both kinds; by default none (card B learns from London's).
 
     Raises:
-        CrossmodaError: one of the two sections is empty, or labels or styles are asked for where hrT2 is translated.
+        CrossmodaError: one of the two sections is empty, no scan is of one of ``learn_sites``, or labels or styles are
+            asked for where hrT2 is translated.
     """
     datalist = load_datalist(path)
     source, target = ([_plain_item(item) for item in datalist[name]] for name in ("source", "target"))
@@ -218,6 +220,7 @@ def unpaired_items(
         for plain, item in zip(source, datalist["source"], strict=True):
             plain.update({key: item[key] for key in ("label", "labels") if item.get(key)})
     if learn_sites:
+        require_sites("learn_sites", learn_sites, [*source, *target], "source or target", path)
         source, target = ([item for item in items if item["site"] in learn_sites] for items in (source, target))
     of_sites = f" of {', '.join(learn_sites)}" if learn_sites else ""
     for name, items in (("source (ceT1)", source), ("target (hrT2)", target)):

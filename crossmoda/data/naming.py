@@ -80,14 +80,14 @@ def editions_of(path: str | Path) -> tuple[str, ...]:
 
 
 def common_editions(cases: Iterable[str], where: str | Path) -> tuple[str, ...]:
-    """Return the editions to which all of some case ids belong; ids that the challenge did not give do not count.
+    """Return the editions to which all of some cases belong; names that the challenge did not give do not count.
 
     Args:
-        cases: the ids.
+        cases: their ids or file names.
         where: their folder, for the error.
 
     Raises:
-        CrossmodaError: ids of several editions.
+        CrossmodaError: cases of several editions.
     """
     common: tuple[str, ...] = ()
     first = ""
@@ -98,10 +98,35 @@ def common_editions(cases: Iterable[str], where: str | Path) -> tuple[str, ...]:
         shared = tuple(edition for edition in common if edition in found) if common else found
         if not shared:
             of = f"{first} ({' or '.join(common)}) and {case} ({' or '.join(found)})"
-            raise CrossmodaError(f"{where}: holds cases of several editions, {of}; give each edition a folder")
+            raise CrossmodaError(
+                f"{where}: holds cases of several editions, {of}, whose label values may mean other structures; give "
+                "each edition a folder"
+            )
         first = case if shared != common else first
         common = shared
     return common
+
+
+def require_edition(cases: Iterable[str], where: str | Path, edition: str | None = None) -> tuple[str, ...]:
+    """Make sure that some cases are of one edition, that of their folders, and return ``common_editions``.
+
+    Args:
+        cases: their ids or file names.
+        where: their folder, for the error.
+        edition: that the names of the folders tell; None where they tell none.
+
+    Raises:
+        CrossmodaError: cases of several editions, or of another one than their folders.
+    """
+    cases = sorted(cases)
+    found = common_editions(cases, where)
+    if edition is not None and found and edition not in found:
+        strange = next(case for case in cases if editions_of(case) and edition not in editions_of(case))
+        raise CrossmodaError(
+            f"{where}: laid out as {edition}, but {strange} is a case of {' or '.join(editions_of(strange))}, whose "
+            "label values may mean other structures; give each edition a folder"
+        )
+    return found
 
 
 def volume_files(folder: str | Path) -> list[Path]:

@@ -12,6 +12,7 @@ import torch
 from ignite.engine import Engine, Events
 from tqdm import tqdm
 
+from crossmoda.engines.distribution import mean_over_processes
 from crossmoda.errors import CrossmodaError
 from crossmoda.files import write_json
 
@@ -69,16 +70,19 @@ class History:
     """Write each epoch's mean losses and the latest validation metrics to a JSON file, and keep them over a resume.
 
     The file is ``{"epoch": [1, 2, ...], "series": {name: [value or null, ...]}}``. Put the object among those of
-    ``TrainingState`` so that a resumed training continues its curves.
+    ``TrainingState`` so that a resumed training continues its curves. Of several processes each has one, and the losses
+    are the means over all of them.
 
     Args:
-        path: of the JSON file.
+        path: of the JSON file; None keeps the curves and writes none, in all processes but the first.
         losses: reads the losses from the engine's output.
         evaluator: whose metrics are recorded as ``val_NAME`` in the epochs in which it ran.
     """
 
-    def __init__(self, path: str | Path, losses: LossReader = losses_of, evaluator: Engine | None = None) -> None:
-        self.path = Path(path)
+    def __init__(
+        self, path: str | Path | None, losses: LossReader = losses_of, evaluator: Engine | None = None
+    ) -> None:
+        self.path = None if path is None else Path(path)
         self.losses = losses
         self.evaluator = evaluator
         self.epochs: list[int] = []
@@ -114,17 +118,25 @@ class History:
                 self._validated[f"val_{name}"] = float(value)
 
     def _end(self, engine: Engine) -> None:
-        values = {name: total / max(self._count, 1) for name, total in self._sums.items()} | self._validated
+        values = self._mean_losses() | self._validated
         for name in values:
             self.series.setdefault(name, [None] * len(self.epochs))
         self.epochs.append(engine.state.epoch)
         for name, column in self.series.items():
             column.append(values.get(name))
-        write_json(self.path, self.state_dict())
+        if self.path is not None:
+            write_json(self.path, self.state_dict())
+
+    def _mean_losses(self) -> dict[str, float]:
+        means = [total / max(self._count, 1) for total in self._sums.values()]
+        return dict(zip(self._sums, mean_over_processes(means), strict=True))
 
     def mean_loss(self) -> float:
-        """Return the mean of ``loss`` over this epoch's iterations so far; for schedules that watch it."""
-        return self._sums["loss"] / max(self._count, 1)
+        """Return the mean of ``loss`` over this epoch's iterations so far; for schedules that watch it.
+
+        All processes must call it together; they get the same number, so that their schedules do not part.
+        """
+        return self._mean_losses()["loss"]
 
     def state_dict(self) -> dict[str, Any]:
         """Return the curves so far."""

@@ -26,17 +26,20 @@ class EpochSeed:
     """Seed all sources of randomness anew when an epoch starts, from the seed and the epoch's number.
 
     A training that is resumed at the end of an epoch then draws what the unbroken one would have drawn, without any
-    generator's state in the checkpoint. Worker processes take their seed from PyTorch's generator when they start, so
-    the data loader must not keep them alive between epochs (``persistent_workers=False``).
+    generator's state in the checkpoint. Worker processes get their copy of the dataset when they start, so the data
+    loader must not keep them alive between epochs (``persistent_workers=False``).
 
     Args:
         seed: of the whole training.
         dataset: whose random transforms are seeded too (they hold generators of their own in MONAI).
+        rank: of this process among those that share the training. The dataset draws alike in all of them; the global
+            generators, from which dropout draws, differ.
     """
 
-    def __init__(self, seed: int, dataset: Any = None) -> None:
+    def __init__(self, seed: int, dataset: Any = None, rank: int = 0) -> None:
         self.seed = int(seed)
         self.dataset = dataset
+        self.rank = rank
 
     def attach(self, engine: Engine) -> None:
         """Listen to the start of each epoch of ``engine``."""
@@ -44,9 +47,12 @@ class EpochSeed:
 
     def __call__(self, engine: Engine) -> None:
         """Seed for the epoch that starts, and begin a fresh pass over the data."""
-        seed = (self.seed * _EPOCH_STRIDE + engine.state.epoch) % _MAXIMUM_SEED
-        seed_everything(seed)
+        seed_everything(_seed_of_epoch(self.seed + self.rank, engine.state.epoch))
         if self.dataset is not None:
-            set_rnd(self.dataset, seed=seed)
+            set_rnd(self.dataset, seed=_seed_of_epoch(self.seed, engine.state.epoch))
         if engine.state.dataloader is not None:
             engine.set_data(engine.state.dataloader)
+
+
+def _seed_of_epoch(seed: int, epoch: int) -> int:
+    return (seed * _EPOCH_STRIDE + epoch) % _MAXIMUM_SEED

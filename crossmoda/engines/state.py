@@ -29,6 +29,7 @@ class TrainingState:
         every: epochs between two writes; the last epoch is always written.
         resume: False ignores a state that exists.
         fingerprint: text that identifies the configuration; a state with another one is not used.
+        writes: False reads a state and writes none, in all processes but the first, whose states are the same.
     """
 
     def __init__(
@@ -38,12 +39,14 @@ class TrainingState:
         every: int = 1,
         resume: bool = True,
         fingerprint: str = "",
+        writes: bool = True,
     ) -> None:
         self.path = Path(path)
         self.objects = dict(objects)
         self.every = every
         self.resume = resume
         self.fingerprint = fingerprint
+        self.writes = writes
 
     def attach(self, engine: Engine) -> None:
         """Restore when ``engine`` starts, and save when its epochs end."""
@@ -80,8 +83,9 @@ class TrainingState:
         logger.info("resumed from %s after epoch %d", self.path, state["epoch"])
 
     def save_when_due(self, engine: Engine) -> None:
-        """Save if this epoch is one to be saved."""
-        if engine.state.epoch % self.every == 0 or engine.state.epoch == engine.state.max_epochs:
+        """Save if this epoch is one to be saved, and this process the one that saves."""
+        due = engine.state.epoch % self.every == 0 or engine.state.epoch == engine.state.max_epochs
+        if due and self.writes:
             self.save(engine)
 
     def save(self, engine: Engine) -> None:

@@ -134,14 +134,9 @@ def _require_replaceable(output: Path) -> None:
 
 
 def _edition_of(data: Dataset, scans: Mapping[str, Case], wanted: str) -> str:
-    """Return the edition, which the dataset's layout, its case ids and the user must agree on."""
+    """Return the edition, which the dataset (its layout, or else its case ids) and the user must agree on."""
     by_ids = common_editions(scans, data.root)
     by_layout = () if data.edition == PLAIN else (data.edition,)
-    if by_ids and by_layout and data.edition not in by_ids:
-        raise CrossmodaError(
-            f"{data.root}: laid out as {data.edition}, but {min(scans)} is a case of {' or '.join(by_ids)}; give each "
-            "edition a folder"
-        )
     possible = by_layout or by_ids
     if wanted:
         require_edition(wanted)

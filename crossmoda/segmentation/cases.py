@@ -44,7 +44,7 @@ def cases_to_learn(
             the training does not use it.
     """
     items = _labelled(dataset_dir, sections, "to train on; add labels, or name other sections with --train_sections")
-    out = _held_out(items, fold, folds, seed)
+    out = _held_out(items, fold, folds, seed, dataset_dir)
     learnt = [item for item in items if item["case"] not in out]
     for item in learnt if not reads_trust else ():
         _require_no_trust(item, dataset_dir)
@@ -82,15 +82,17 @@ def cases_to_validate(
     """
     if fold is None:
         return segmentation_items(dataset_dir, sections=tuple(sections))
-    out = _held_out(segmentation_items(dataset_dir, tuple(train_sections)), fold, folds, seed)
+    out = _held_out(segmentation_items(dataset_dir, tuple(train_sections)), fold, folds, seed, dataset_dir)
     judged = segmentation_items(dataset_dir, tuple(train_sections), pseudo_labelled=False)
     return [item for item in judged if item["case"] in out and AUGMENTED not in item["view"]]
 
 
-def _held_out(items: Sequence[Item], fold: int | None, folds: int, seed: int) -> set[str]:
+def _held_out(items: Sequence[Item], fold: int | None, folds: int, seed: int, where: str | Path) -> set[str]:
     """Return the cases of the fold that is left out."""
     require_fold(fold, folds)
-    return set() if fold is None else {case for case, at in folds_of_cases(items, folds, seed).items() if at == fold}
+    if fold is None:
+        return set()
+    return {case for case, at in folds_of_cases(items, folds, seed, where).items() if at == fold}
 
 
 def cases_to_evaluate(dataset_dir: str | Path, sections: Sequence[str]) -> list[Item]:

@@ -1,4 +1,4 @@
-"""Cases kept in RAM, from which augmented patches are drawn without wasting threads."""
+"""Cases kept in RAM, from which augmented patches are drawn: alike in any number of processes, on one thread each."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
-from monai.data import CacheDataset
+from monai.data import CacheDataset, Dataset
+from monai.transforms import Randomizable, Transform
 
 
 @contextmanager
@@ -32,3 +34,60 @@ class CachedCases(CacheDataset):
     def _transform(self, index: int) -> Any:
         with one_thread():
             return super()._transform(index)
+
+
+class RandomDraws(Dataset, Randomizable):
+    """The draws of an epoch: at each position a case, any of them each time, changed at random.
+
+    Which case, and the seed of its transforms, are drawn for the whole epoch when ``set_random_state`` is called. So
+    what comes at a position depends on that state and the position alone, not on the process that draws it: worker
+    processes, and the processes of a training on several GPUs, can each take a share of the positions.
+
+    All random transforms draw from one generator, which is seeded anew for each position. Seeding their own ones,
+    of which the default augmentation has 25, takes 3 ms a patch, seeding one takes 4 microseconds.
+
+    Args:
+        cases: with random transforms.
+        length: draws in an epoch.
+    """
+
+    def __init__(self, cases: CacheDataset, length: int) -> None:
+        super().__init__(data=cases.data)
+        self.cases = cases
+        self.length = length
+        self.generator = np.random.RandomState()
+        self.set_random_state(seed=0)
+
+    def __len__(self) -> int:
+        """Return the number of draws in an epoch."""
+        return self.length
+
+    def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> RandomDraws:
+        """Seed the next epoch and draw its cases."""
+        super().set_random_state(seed, state)
+        self.randomize()
+        for transform in _random_parts(self.cases.transform):
+            transform.R = self.generator
+        return self
+
+    def randomize(self, data: Any = None) -> None:
+        """Draw a case and a seed for each position."""
+        self.order = self.R.randint(len(self.cases), size=self.length)
+        self.seeds = self.R.randint(2**31 - 1, size=self.length)
+
+    def __getitem__(self, position: int) -> Any:  # type: ignore[override]
+        """Return the draw at a position, as the cases' transforms give it."""
+        self.generator.seed(int(self.seeds[position]))
+        return self.cases[int(self.order[position])]
+
+
+def _random_parts(transform: Any) -> Iterator[Randomizable]:
+    """Yield whatever draws random numbers in a transform: itself, and the transforms that it is made of."""
+    if isinstance(transform, (list, tuple)):
+        for part in transform:
+            yield from _random_parts(part)
+    elif isinstance(transform, (Transform, Randomizable)):
+        if isinstance(transform, Randomizable):
+            yield transform
+        for part in vars(transform).values():
+            yield from _random_parts(part)

@@ -8,15 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from monai.bundle import ConfigParser
-
+from crossmoda.data.datalist import load_datalist
 from crossmoda.errors import CrossmodaError, find_user_error
 from crossmoda.labels import numbers_of
 from crossmoda.self_training.bundles import BundleUse
 from crossmoda.self_training.datalists import Item, content_hash
 from crossmoda.translation.singan_slice import choose_target
 from crossmoda.translation.singan_training import require_parts
-from crossmoda.translation.tumour_blending import read_rules, require_scales
+from crossmoda.translation.tumour_blending import read_rules, require_rule_sites, require_scales
 
 # What a SinGAN was trained with and is used with.
 _AGREED = (
@@ -77,13 +76,15 @@ class TumourBlending(BundleUse):
             learnt: whether a SinGAN has been trained already; then its slice is not looked for again.
 
         Raises:
-            CrossmodaError: an impossible rule, a structure that the labels lack, settings of the SinGAN's training and
-                use that differ or do not fit one another, a scale that its pyramid lacks, or no such slice.
+            CrossmodaError: an impossible rule, a structure that the labels lack, a site that no case is of, settings of
+                the SinGAN's training and use that differ or do not fit one another, a scale that its pyramid lacks, or
+                no such slice.
         """
         train, inference = self.config("train"), self.config("inference")
         rules = read_rules(inference["rules"])
         for rule in rules:
             numbers_of(rule.structure, dict(labels))
+        require_rule_sites(rules, [item for item in load_datalist(dataset)["source"] if item.get("label")])
         if not inference["harmonise"]:
             return
         for key in _AGREED:
@@ -99,11 +100,8 @@ class TumourBlending(BundleUse):
 
     def _built(self, name: str, dataset: Path) -> Any:
         """Return a component of the SinGAN's training, built as its configuration says."""
-        parser = ConfigParser()
-        parser.read_config([str(file) for file in self.files("train")])
-        parser.update({**self.overrides("train"), "dataset_dir": str(dataset)})
         try:
-            return parser.get_parsed_content(name)
+            return self.parser("train", dataset_dir=str(dataset)).get_parsed_content(name)
         except Exception as error:
             raise find_user_error(error) or error from error
 

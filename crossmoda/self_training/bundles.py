@@ -86,9 +86,7 @@ class BundleUse:
             CrossmodaError: a file is missing, or an overlay or an override names a key that nobody reads.
         """
         self.require_known_keys(kind)
-        parser = self._read(kind)
-        parser.update(self.overrides(kind))
-        config = {key: value for key, value in parser.get().items() if key not in PLACE_KEYS}
+        config = {key: value for key, value in self.parser(kind).get().items() if key not in PLACE_KEYS}
         if kind == "train" and APART in config:  # what members' own files say decides the result, too
             config["member_files"] = member_files(self.root, config["members"])
         return config
@@ -97,6 +95,17 @@ class BundleUse:
     def launches(self) -> bool:
         """Tell whether the training launches trainings of its own: those of members apart."""
         return self.has("train", APART)
+
+    def parser(self, kind: str, **places: Any) -> ConfigParser:
+        """Return the configuration of a workflow, of which single components can be built without the others.
+
+        Args:
+            kind: "train" or "inference".
+            places: settings beside the overrides.
+        """
+        parser = self._read(kind)
+        parser.update({**self.overrides(kind), **places})
+        return parser
 
     def has(self, kind: str, key: str) -> bool:
         """Tell whether the configuration of the ``train`` or the ``inference`` workflow has a setting."""

@@ -20,7 +20,15 @@ from crossmoda.errors import CrossmodaError
 from crossmoda.files import hash_of, read_json, sha256_of, write_json
 from crossmoda.labels import mask_of, numbers_of
 from crossmoda.translation.blending_picture import PictureRow, draw_rows
-from crossmoda.translation.tumour_blending import PLAN, Blending, BlendingRule, alter, noise_for, require_scales
+from crossmoda.translation.tumour_blending import (
+    PLAN,
+    Blending,
+    BlendingRule,
+    alter,
+    noise_for,
+    require_rule_sites,
+    require_scales,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +79,8 @@ class BlendingRun:
         picture_rows: cases in the picture, at most; the first of each rule come first.
 
     Raises:
-        CrossmodaError: a rule asks for a scale that the pyramid lacks, or for a structure that a case's labels lack.
+        CrossmodaError: a rule asks for a scale that the pyramid lacks, for a structure that a case's labels lack, or
+            for a site that no case is of.
     """
 
     def __init__(
@@ -86,6 +95,7 @@ class BlendingRun:
     ) -> None:
         if blending is not None:
             require_scales(rules, blending.network)
+        require_rule_sites(rules, items)
         for item in items:
             for rule in rules:
                 numbers_of(rule.structure, item["labels"])

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from crossmoda.engines.distribution import own_share, whole_batch
+
 
 class ImagePool:
     """Mix earlier translations into what the discriminator sees (Shrivastava et al., CVPR 2017, section 2.3).
@@ -14,6 +16,9 @@ class ImagePool:
     Until it is full, the pool stores each slice and returns it. Afterwards each slice is, with probability 0.5,
     exchanged for a random stored one, which is returned in its stead; otherwise it is returned and not stored. Slices
     of different sites are kept apart, since a discriminator that tells sites apart must know what it is shown.
+
+    Several processes have one pool between them: each keeps a copy, which sees the slices of all in the order of the
+    epoch, and hands back the process's own. N processes with batches of B so learn from what one with N * B would.
 
     Args:
         size: how many slices are kept of each site; 0 returns everything unchanged.
@@ -35,8 +40,9 @@ class ImagePool:
         images = images.detach()
         if self.size == 0:
             return images
-        sites = [0] * len(images) if site is None else site.tolist()
-        return torch.stack([self._exchange(image, key) for image, key in zip(images, sites, strict=True)])
+        images = whole_batch(images)
+        sites = [0] * len(images) if site is None else whole_batch(site).tolist()
+        return own_share(torch.stack([self._exchange(image, key) for image, key in zip(images, sites, strict=True)]))
 
     def _exchange(self, image: torch.Tensor, site: int) -> torch.Tensor:
         kept = self.images.setdefault(site, [])

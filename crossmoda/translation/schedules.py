@@ -8,7 +8,6 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 from crossmoda.engines import History
-from crossmoda.translation.trainer import mean_over_processes
 
 
 def constant_then_linear(optimizer: Optimizer, constant_epochs: int, decay_epochs: int) -> LambdaLR:
@@ -45,8 +44,8 @@ class FallOnPlateau(ReduceLROnPlateau):
         self._history = history
 
     def step(self) -> None:  # type: ignore[override]
-        """Look at the epoch that ends; of several processes at their mean loss, so that all fall together."""
-        super().step(mean_over_processes(self._history.mean_loss()))
+        """Look at the epoch that ends."""
+        super().step(self._history.mean_loss())
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state without the history, which keeps its own."""

@@ -12,6 +12,7 @@ import torch
 from monai.utils import convert_to_tensor
 
 from crossmoda.data.datalist import load_datalist
+from crossmoda.data.sites import require_sites
 from crossmoda.data.volumes import read_volume
 from crossmoda.errors import CrossmodaError
 from crossmoda.labels import mask_of
@@ -63,6 +64,7 @@ def choose_target(
     Raises:
         CrossmodaError: there is none.
     """
+    require_sites("site", [site], targets, "target (hrT2)", where)
     fitting = [
         item
         for item in targets

@@ -14,6 +14,7 @@ from monai.data.utils import pickle_hashing
 from monai.transforms import Compose, MapTransform, Randomizable
 from monai.utils import convert_to_tensor
 
+from crossmoda.data.sites import require_sites
 from crossmoda.errors import CrossmodaError, find_user_error
 from crossmoda.translation.trainer import LABEL, SITE, SOURCE, TARGET
 
@@ -273,15 +274,11 @@ def site_numbers(items: Sequence[Item], sites: Sequence[str]) -> list[int]:
     Raises:
         CrossmodaError: an item has no site, or one that is not listed, or no item is of a listed site.
     """
+    require_sites("sites", sites, items, "target (hrT2)")
     for item in items if sites else ():
         if item.get("site") not in sites:
             raise CrossmodaError(
                 f"{item['case']}: site '{item.get('site')}' is not among sites {', '.join(sites)}; add it there"
-            )
-    for site in sites:
-        if not any(item["site"] == site for item in items):
-            raise CrossmodaError(
-                f"sites: no target scan is of {site}, whose style can then not be learnt; leave it out"
             )
     return [list(sites).index(item["site"]) for item in items] if sites else []
 

@@ -8,7 +8,6 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from monai.engines import Trainer
 from monai.inferers import Inferer, SimpleInferer
 from monai.utils.enums import CommonKeys
@@ -16,6 +15,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
+from crossmoda.engines.distribution import average_gradients
 from crossmoda.errors import CrossmodaError
 from crossmoda.translation.generators import Generator
 from crossmoda.translation.losses import LeastSquaresGANLoss
@@ -176,32 +176,6 @@ def frozen(networks: Iterable[nn.Module]) -> Iterator[None]:
     finally:
         for parameter in parameters:
             parameter.requires_grad_(True)
-
-
-def average_gradients(optimizer: Optimizer) -> None:
-    """Average an optimiser's gradients over all processes of a distributed training; alone, leave them as they are.
-
-    ``DistributedDataParallel`` expects one forward call per backward call and all gradients each time, whereas
-    translators call a generator several times per step and freeze discriminators in between.
-    """
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-        return
-    parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-    flat = torch.cat([parameter.grad.flatten() for parameter in parameters])
-    dist.all_reduce(flat)
-    flat /= dist.get_world_size()
-    for parameter, gradient in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
-        parameter.grad.copy_(gradient.view_as(parameter))
-
-
-def mean_over_processes(value: float) -> float:
-    """Return the mean of a number over all processes of a distributed training; alone, the number itself."""
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-        return value
-    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-    total = torch.tensor(value, dtype=torch.float64, device=device)
-    dist.all_reduce(total)
-    return float(total) / dist.get_world_size()
 
 
 def headline_losses(output: Mapping[str, Any]) -> dict[str, float]:

@@ -9,7 +9,7 @@ mask does not reach, therefore keep their very bits, which resampling the volume
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.morphology import disk
 
+from crossmoda.data.sites import require_sites
 from crossmoda.data.volumes import Volume, spacing_mm
 from crossmoda.errors import CrossmodaError, did_you_mean
 from crossmoda.files import hash_of
@@ -106,6 +107,16 @@ def read_rules(rules: Sequence[dict[str, Any]]) -> list[BlendingRule]:
     if not names or len(set(names)) < len(names):
         raise CrossmodaError(f"rules {names}: give one or more, each with a name of its own")
     return built
+
+
+def require_rule_sites(rules: Sequence[BlendingRule], items: Sequence[Mapping[str, Any]]) -> None:
+    """Make sure that there are labelled cases of every site that a rule is about.
+
+    Raises:
+        CrossmodaError: there are none of a site, so that the rule would select nobody.
+    """
+    for rule in rules:
+        require_sites(f"rules: site of {rule.name}", [rule.site], items, "labelled source (ceT1)")
 
 
 def require_scales(rules: Sequence[BlendingRule], network: SinGAN) -> None:

@@ -237,6 +237,16 @@ def test_no_labelled_case_stops_before_training(configs: Path, dataset: Path, tm
     assert "no labelled case in target to train on" in str(find_user_error(caught.value))
 
 
+def test_too_few_patients_for_the_folds_stop_before_training(configs: Path, dataset: Path, tmp_path: Path) -> None:
+    with pytest.raises(Exception, match=r".") as caught:
+        train(configs, dataset, tmp_path, fold=0)
+    told = (
+        f"{dataset}: there are labels of 3 patients, too few for 5 folds; set folds to 3 or less, or add labelled scans"
+    )
+    assert str(find_user_error(caught.value)) == told
+    assert not list(tmp_path.iterdir())
+
+
 # --- Prediction ---
 
 

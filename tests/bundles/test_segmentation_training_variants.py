@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +14,7 @@ import torch
 from ignite.engine import Events
 from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.data.utils import set_rnd
-from support import interrupt, workflow_of
+from support import interrupt, train_in_processes, workflow_of
 
 from crossmoda.errors import find_user_error
 
@@ -330,21 +327,31 @@ def test_several_processes_are_initialised_as_one_is(configs: Path) -> None:
 def test_two_processes_begin_with_the_given_weights(
     configs: Path, plain_dataset: Path, before: Path, tmp_path: Path, repository: Path
 ) -> None:
-    files = str([str(configs / f"{name}.yaml") for name in ("train", "multi_gpu_train")])
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     settings = {**TINY, "learning_rate": 0.0, "initial_weights": before, "dataset_dir": plain_dataset}
-    settings = {**settings, "output_dir": tmp_path, "bundle_root": configs.parent}
-    settings.pop("device")
-    arguments = [part for key, value in settings.items() for part in (f"--{key}", str(value))]
-    command = [*launcher, "-m", "monai.bundle", "run", "--config_file", files, *arguments]
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    subprocess.run(command, cwd=repository, env=environment, check=True, timeout=300)
+    train_in_processes(configs, ["train"], repository, **settings, output_dir=tmp_path, bundle_root=configs.parent)
     assert alike(tmp_path / "model.pt", before)
-    processes = [tmp_path / "checkpoints" / f"state_{rank}.pt" for rank in (0, 1)]
-    begun = states(before)[0]
-    for state in states(*processes):
-        held = {name.removeprefix("module."): value for name, value in state["objects"]["network"].items()}
-        assert all(torch.equal(value, held[name]) for name, value in begun.items())
+
+
+# --- Draws ---
+
+
+@pytest.mark.parametrize("augmentation", [None, *AUGMENTATIONS])
+def test_workers_draw_what_the_training_s_own_process_draws(
+    configs: Path, plain_dataset: Path, tmp_path: Path, augmentation: str | None
+) -> None:
+    overlays = [augmentation] if augmentation else []
+    drawn = []
+    for workers in (0, 2):
+        made = workflow(configs, plain_dataset, tmp_path, *overlays, num_workers=workers, iterations_per_epoch=3)
+        loader = made.parser.get_parsed_content("train::dataloader")
+        set_rnd(loader.dataset, seed=5)
+        torch.manual_seed(workers)  # which nothing may depend on
+        drawn.append(list(loader))
+    for alone, by_worker in zip(*drawn, strict=True):
+        assert alone["case"] == by_worker["case"]
+        assert torch.equal(torch.as_tensor(alone["image"]), torch.as_tensor(by_worker["image"]))
+        assert torch.equal(torch.as_tensor(alone["label"]), torch.as_tensor(by_worker["label"]))
+    assert len({float(batch["image"].sum()) for batch in drawn[0]}) == 3  # no two batches alike
 
 
 # --- Partial labels ---

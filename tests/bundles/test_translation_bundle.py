@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +15,7 @@ import torch
 import yaml
 from ignite.engine import Events
 from monai.bundle import ConfigParser, ConfigWorkflow
-from support import interrupt, workflow_of
+from support import assert_same_course, interrupt, train_in_processes, workflow_of
 
 from crossmoda.data.datalist import load_datalist
 from crossmoda.errors import CrossmodaError, find_user_error
@@ -268,7 +267,7 @@ def test_training_and_inference_agree(configs: Path) -> None:
 @pytest.mark.parametrize(
     ("overlay", "base", "new"),
     [
-        ("multi_gpu_train.yaml", "train.yaml", {"backend", "rank"}),
+        ("multi_gpu_train.yaml", "train.yaml", {"backend", "rank", "processes"}),
         (
             "evaluate.yaml",
             "inference.yaml",
@@ -313,21 +312,21 @@ def test_the_command_reports_a_missing_model_in_one_line(
 
 
 @pytest.mark.slow
-def test_two_processes_train_one_translator(configs: Path, dataset: Path, tmp_path: Path, repository: Path) -> None:
-    files = str([str(configs / "train.yaml"), str(configs / "multi_gpu_train.yaml")])
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command = [*launcher, "-m", "monai.bundle", "run", "--config_file", files]
-    settings = {**TINY_TRAINING, "max_epochs": 2, "dataset_dir": str(dataset), "output_dir": str(tmp_path)}
-    settings.pop("device")
-    arguments = [part for key, value in settings.items() for part in (f"--{key}", str(value))]
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    subprocess.run([*command, *arguments], cwd=repository, env=environment, check=True, timeout=300)
-    states = [
-        torch.load(tmp_path / "checkpoints" / f"training_{rank}.pt", weights_only=True)["objects"] for rank in (0, 1)
-    ]
-    for name in ("network", "source_discriminator"):
-        assert all(torch.equal(value, states[1][name][key]) for key, value in states[0][name].items())
-    assert (tmp_path / "model.pt").is_file()
+def test_two_processes_learn_what_one_with_batches_twice_as_large_learns(
+    configs: Path, dataset: Path, tmp_path: Path, repository: Path
+) -> None:
+    """From replay pools, too, which are full after two of twelve steps."""
+    shared = {**TINY_TRAINING, "amp": False, "dataset_dir": dataset, "validation_interval": 2, "pool_size": 5}
+    workflow = workflow_of(configs, ["train"], "train", **shared, output_dir=tmp_path / "one")
+    workflow.run()
+    workflow.finalize()
+    two = {**shared, "batch_size": 1, "output_dir": tmp_path / "two"}
+    train_in_processes(configs, ["train"], repository, **two)
+    assert_same_course(tmp_path / "one", tmp_path / "two")
+    before = (tmp_path / "two" / "history.json").read_text()
+    train_in_processes(configs, ["train"], repository, **two)  # both go on from the first one's state, at the end
+    assert (tmp_path / "two" / "history.json").read_text() == before
+    assert [path.name for path in (tmp_path / "two" / "checkpoints").iterdir()] == ["training.pt"]
 
 
 @pytest.mark.parametrize("structure", ["vs", "cochlea"])

@@ -186,6 +186,10 @@ def test_bad_input_stops_blending_before_the_first_volume(
     ("changes", "message"),
     [
         ({"case": "nobody"}, "no target scan with case 'nobody'"),
+        (
+            {"site": "eti"},
+            "no target (hrT2) scan of site 'eti'; there are scans of etz (1), ldn (1); did you mean 'etz'?",
+        ),
         ({"slice_index": 99}, "has no slice_index 99; its slices are 0 to"),
         ({"crop_size": [8, 48]}, "slices of 8 x 48 pixels are too small"),
         ({"iterations_per_scale": 5}, "iterations_per_scale 5: must be a multiple of epochs_per_scale 2"),

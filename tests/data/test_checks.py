@@ -10,6 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from crossmoda.__main__ import main
 from crossmoda.data.checks import (
     check_command,
     check_dataset,
@@ -175,6 +176,31 @@ def test_a_datalist_is_checked_with_each_items_own_numbering(dataset_2022: Path,
     save_datalist(tmp_path / "list" / "datalist.json", datalist)
     with pytest.raises(CrossmodaError, match="unknown label values 5"):
         require_usable(tmp_path / "list" / "datalist.json")
+
+
+def test_a_datalist_may_mix_editions_only_where_each_item_says_what_its_numbers_mean(
+    dataset_2022: Path, tmp_path: Path
+) -> None:
+    datalist = build_datalist(read_dataset(dataset_2022))
+    item = {**datalist["source"][0], "case": "crossmoda2023_ldn_1"}
+    path = tmp_path / "list" / "datalist.json"
+    save_datalist(path, datalist | {"source": [*datalist["source"], {**item, "labels": {"vs": 1, "cochlea": 2}}]})
+    assert check_dataset(path).errors == []
+    save_datalist(path, datalist | {"source": [*datalist["source"], item]})
+    with pytest.raises(CrossmodaError, match=r"several editions, crossmoda2022_etz_0 \(2022\) and crossmoda2023_ldn_1"):
+        check_dataset(path)
+
+
+def test_the_command_tells_a_mixture_of_editions_in_one_line(
+    dataset_2022: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (dataset_2022 / HR_T2).with_name("crossmoda2023_ukm_44_T2.nii.gz").write_bytes((dataset_2022 / HR_T2).read_bytes())
+    assert main(["check", str(dataset_2022)]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith(f"error: {dataset_2022}: holds cases of several editions, ")
+    assert "crossmoda2023_ukm_44_T2.nii.gz (2023)" in printed.err
+    assert printed.err.count("\n") == 1
 
 
 def test_2023_labels_are_held_against_their_numbering(

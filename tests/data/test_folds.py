@@ -34,10 +34,16 @@ def test_the_order_of_the_items_does_not_matter_but_the_seed_does() -> None:
     assert folds_of_cases(items(), 5, seed=1) != folds_of_cases(items(), 5)
 
 
-@pytest.mark.parametrize("folds", [1, 25])
-def test_impossible_numbers_of_folds_are_refused(folds: int) -> None:
-    with pytest.raises(CrossmodaError, match=f"{folds} folds of 24 cases"):
-        folds_of_cases(items(), folds)
+@pytest.mark.parametrize(
+    ("folds", "message"),
+    [
+        (1, "folds is 1; give 2 or more"),
+        (25, r"^list\.json: there are labels of 24 patients, too few for 25 folds; set folds to 24 or less, or add "),
+    ],
+)
+def test_impossible_numbers_of_folds_are_refused(folds: int, message: str) -> None:
+    with pytest.raises(CrossmodaError, match=message):
+        folds_of_cases(items(), folds, where="list.json")
 
 
 def test_a_fold_must_be_one_of_its_number() -> None:

@@ -114,8 +114,101 @@ def test_a_folder_without_scans_is_refused_by_name(tmp_path: Path) -> None:
 
 def test_two_editions_in_one_folder_are_refused(dataset_2022: Path) -> None:
     touch(dataset_2022 / "crossmoda_training" / "source_training", "crossmoda2021_ldn_1_ceT1.nii.gz")
-    with pytest.raises(CrossmodaError, match=r"several editions \(2021, 2022\)"):
+    with pytest.raises(CrossmodaError, match=r"several editions \(2021 in crossmoda_training, 2022 in crossmoda2022_"):
         read_dataset(dataset_2022)
+
+
+# --- Editions that must not be mixed ---
+
+
+def test_a_case_of_another_edition_among_the_scans_is_named(dataset_2022: Path) -> None:
+    """London's cases of 2022 keep the names of 2021, which is no mixture; 2023 numbers other structures."""
+    strange = "crossmoda2023_ldn_7_ceT1.nii.gz"
+    touch(dataset_2022 / "crossmoda2022_training" / "training_source", strange)
+    with pytest.raises(CrossmodaError) as caught:
+        read_dataset(dataset_2022)
+    message = str(caught.value)
+    assert message.startswith(f"{dataset_2022}: holds cases of several editions, crossmoda2022_etz_0")
+    assert f"(2022) and {strange} (2023)" in message
+    assert message.endswith("give each edition a folder")
+    assert "\n" not in message
+
+
+def test_a_plain_folder_of_two_editions_is_refused(tmp_path: Path) -> None:
+    touch(tmp_path / "source", "crossmoda2022_etz_1_ceT1.nii.gz")
+    touch(tmp_path / "target", "crossmoda2021_ldn_106_hrT2.nii.gz", "mine_hrT2.nii.gz")
+    assert read_dataset(tmp_path).labels == EDITION_LABELS["2022"]
+    touch(tmp_path / "target", "crossmoda2023_ukm_44_T2.nii.gz")
+    with pytest.raises(CrossmodaError, match=r"crossmoda2022_etz_1_ceT1.nii.gz \(2022\) and crossmoda2023_ukm_44_T2"):
+        read_dataset(tmp_path)
+
+
+def test_folders_of_one_edition_with_cases_of_another_are_refused(tmp_path: Path) -> None:
+    touch(tmp_path / "crossmoda_training" / "source_training", "crossmoda2021_ldn_1_ceT1.nii.gz")
+    touch(tmp_path / "crossmoda_training" / "target_training", "crossmoda2022_etz_105_hrT2.nii.gz")
+    with pytest.raises(
+        CrossmodaError, match=r"laid out as 2021, but crossmoda2022_etz_105_hrT2\.nii\.gz is a case of 2022"
+    ):
+        read_dataset(tmp_path)
+
+
+# --- Archives, unpacked as people do ---
+
+ARCHIVES = {
+    "2021": (
+        "crossmoda_training",
+        "source_training",
+        "target_training",
+        "crossmoda_validation",
+        "crossmoda2021_ldn",
+        "hr",
+    ),
+    "2022": (
+        "crossmoda2022_training",
+        "training_source",
+        "training_target",
+        "crossmoda2022_validation",
+        "crossmoda2022_etz",
+        "hr",
+    ),
+    "2023": (
+        "crossmoda23_training",
+        "TrainingSource",
+        "TrainingTarget",
+        "crossmoda23_validation",
+        "crossmoda2023_ukm",
+        "",
+    ),
+}
+
+
+@pytest.mark.parametrize("edition", ARCHIVES)
+@pytest.mark.parametrize("way", ["with top folders", "with top folders in folders made for them", "without any"])
+def test_archives_unpacked_side_by_side_are_found(tmp_path: Path, edition: str, way: str) -> None:
+    training, source, target, validation, case, letters = ARCHIVES[edition]
+    places = {
+        "with top folders": (tmp_path / training, tmp_path / validation),
+        "with top folders in folders made for them": (tmp_path / "a" / training, tmp_path / "b" / validation),
+        "without any": (tmp_path, tmp_path),
+    }[way]
+    touch(places[0] / source, f"{case}_1_ceT1.nii.gz")
+    touch(places[0] / target, f"{case}_106_{letters}T2.nii.gz")
+    touch(places[1], f"{case}_211_{letters}T2.nii.gz")
+    (places[0] / "infos_source_training.csv").touch()
+    dataset = read_dataset(tmp_path)
+    assert dataset.edition == edition
+    found = [ids(part) for part in (dataset.source, dataset.target, dataset.validation)]
+    assert found == [[f"{case}_1"], [f"{case}_106"], [f"{case}_211"]]
+    if way == "with top folders":
+        assert read_dataset(tmp_path / training) == dataset
+
+
+def test_an_archive_that_is_not_unpacked_is_named(tmp_path: Path) -> None:
+    touch(tmp_path, "crossmoda2022_training.zip")
+    with pytest.raises(
+        CrossmodaError, match=r"holds crossmoda2022_training\.zip, which is an archive; unpack it there"
+    ):
+        read_dataset(tmp_path)
 
 
 def test_the_real_folder_reads_sensibly(real_data: Path) -> None:

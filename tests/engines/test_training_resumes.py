@@ -8,11 +8,12 @@ import pytest
 import torch
 from ignite.engine import Engine
 from monai.data import CacheDataset, DataLoader
-from monai.transforms import RandGaussianNoised
+from monai.transforms import RandGaussianNoised, RandLambda
 
 from crossmoda.engines import EpochSeed, History, TrainingState, seed_everything
 from crossmoda.errors import CrossmodaError
 from crossmoda.files import read_json
+from crossmoda.segmentation.dataset import RandomDraws
 
 
 class Training:
@@ -79,6 +80,30 @@ def test_a_state_of_another_configuration_is_not_used(tmp_path: Path) -> None:
     training = Training(tmp_path, fingerprint="two")
     training.run(1)
     assert training.history.epochs == [1]
+
+
+def test_a_process_that_does_not_write_goes_on_from_the_state_of_the_one_that_does(tmp_path: Path) -> None:
+    first, second = Training(tmp_path), Training(tmp_path)
+    second.state.writes, second.history.path = False, None
+    second.run(1)
+    assert not list(tmp_path.iterdir())
+    first.run(2)
+    second.run(3)
+    assert second.history.epochs == [1, 2, 3]
+    assert read_json(tmp_path / "history.json")["epoch"] == [1, 2]
+
+
+def test_processes_draw_the_same_items_and_drop_out_neurons_of_their_own() -> None:
+    drawn = []
+    for rank in (0, 0, 1):
+        draws = RandomDraws(CacheDataset([1, 2, 3], RandLambda(), progress=False), 20)
+        engine = Engine(lambda engine, batch: None)
+        EpochSeed(3, draws, rank).attach(engine)
+        engine.run([0], max_epochs=2)
+        drawn.append((draws.seeds.tolist(), torch.rand(3).tolist()))
+    assert drawn[0] == drawn[1]
+    assert drawn[0][0] == drawn[2][0]
+    assert drawn[0][1] != drawn[2][1]
 
 
 def test_a_spoilt_state_is_named(tmp_path: Path) -> None:

@@ -44,9 +44,9 @@ class FakeRun:
         self.data, self.path, self.shape = root / "data", root / "demo", shape
         self.affine = np.diag([*SPACING_MM, 1.0]) @ AXIS_CODES_LPS
         self.rounds = rounds
-        self.sources = self._scans("ceT1", "source_training", 1, sources)
-        self.targets = self._scans("hrT2", "target_training", 106, targets)
-        self.validations = self._scans("hrT2", "target_validation", 211, validations)
+        self.sources = self._scans("ceT1", "crossmoda2022_training/training_source", 1, sources)
+        self.targets = self._scans("hrT2", "crossmoda2022_training/training_target", 106, targets)
+        self.validations = self._scans("hrT2", "crossmoda2022_validation", 211, validations)
         for case in self.sources:
             write_volume(
                 self.path / f"round_0/pseudo_hrt2/cyclegan/{case}_hrT2.nii.gz", self.scan(case, "hrT2"), self.affine
@@ -64,7 +64,7 @@ class FakeRun:
         sites = ("crossmoda2021_ldn", "crossmoda2022_etz")
         cases = [f"{sites[i % 2]}_{first + i}" for i in range(count)]
         for case in cases:
-            place = self.data / "crossmoda_training" / folder
+            place = self.data / folder
             write_volume(place / f"{case}_{modality}.nii.gz", self.scan(case, modality), self.affine)
             labels = place if modality == "ceT1" else self.data / "truth"
             write_volume(labels / f"{case}_Label.nii.gz", self.label(case), self.affine)
@@ -128,7 +128,7 @@ class FakeRun:
         validation = [{"case": case, "site": "ldn", "image": str(self.image_of(case))} for case in self.validations]
         write_json(
             folder / "datalist.json",
-            {"edition": "2021", "labels": LABELS, "source": [], "target": target, "validation": validation},
+            {"edition": "2022", "labels": LABELS, "source": [], "target": target, "validation": validation},
         )
         if number:
             write_json(folder / "pseudo_labels" / "fates.json", dict(map(self._fate, range(len(self.targets)))))

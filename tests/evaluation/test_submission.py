@@ -233,10 +233,10 @@ def test_predictions_of_another_editions_cases_are_refused(data_2023: Path, pred
 def test_scans_of_another_edition_than_their_folders_are_refused(
     submit: Callable[..., dict], data: Path, tmp_path: Path
 ) -> None:
-    for path in (data / "crossmoda2022_validation").iterdir():
+    for path in data.rglob("*.nii.gz"):
         path.unlink()
     scan(data / "crossmoda2022_validation/crossmoda2023_etz_211_T2.nii.gz")
-    refuse(submit, tmp_path, "laid out as 2022, but crossmoda2023_etz_211 is a case of 2023")
+    refuse(submit, tmp_path, r"laid out as 2022, but crossmoda2023_etz_211_T2\.nii\.gz is a case of 2023")
 
 
 @pytest.mark.parametrize(("edition", "message"), [("2023", "holds 2022, not 2023"), ("1999", "'1999' is not known")])

@@ -304,7 +304,7 @@ def test_a_structure_that_no_label_shows_is_named(datalist: Path, tmp_path: Path
 
 
 def test_more_folds_than_patients_are_refused(datalist: Path, tmp_path: Path) -> None:
-    with pytest.raises(CrossmodaError, match="5 folds of 3 cases"):
+    with pytest.raises(CrossmodaError, match="there are labels of 3 patients, too few for 5 folds"):
         training(datalist, tmp_path / "out", folds=5).run()
 
 

@@ -4,8 +4,9 @@ import torch
 from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 from monai.transforms import Compose, RandomizableTransform
+from torch.utils.data import DistributedSampler
 
-from crossmoda.segmentation.dataset import CachedCases, one_thread
+from crossmoda.segmentation.dataset import CachedCases, RandomDraws, one_thread
 from crossmoda.segmentation.metrics import masks_of_channel, structure_assd, structure_dice
 from crossmoda.segmentation.training import GradientClip, WeightAverage
 
@@ -64,6 +65,34 @@ def test_random_transforms_of_cached_cases_run_on_one_thread():
     data = CachedCases([1, 2], Compose([lambda value: value * 10, NoteThreads(prob=1.0)]), progress=False)
     assert [data[0], data[1]] == [(10, 1), (20, 1)]
     assert torch.get_num_threads() == 2
+
+
+class Jitter(RandomizableTransform):
+    def __call__(self, value):
+        return value + self.R.uniform()
+
+
+def draws(length=12):
+    return RandomDraws(CachedCases([10, 20, 30], Compose([Jitter(), Jitter()]), progress=False), length)
+
+
+def test_a_draw_depends_on_the_seed_and_its_position_alone():
+    forwards, backwards = draws().set_random_state(4), draws().set_random_state(4)
+    expected = [forwards[position] for position in range(12)]
+    assert [backwards[position] for position in reversed(range(12))] == expected[::-1]
+    assert len(set(expected)) == 12  # what is done to a case differs wherever it comes
+    assert {value // 10 for value in expected} == {1, 2, 3}
+    assert expected != [draws().set_random_state(5)[position] for position in range(12)]
+
+
+def test_the_shares_of_two_processes_are_together_the_batches_of_one():
+    whole = [draws()[position] for position in range(12)]
+    shares = [
+        [draws()[position] for position in DistributedSampler(draws(), 2, rank, shuffle=False)] for rank in (0, 1)
+    ]
+    for batch in range(3):  # of 2 in each process, of 4 in one
+        parts = [share[2 * batch : 2 * batch + 2] for share in shares]
+        assert sorted([*parts[0], *parts[1]]) == sorted(whole[4 * batch : 4 * batch + 4])
 
 
 def cube(start, affine):

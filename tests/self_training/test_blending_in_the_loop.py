@@ -189,7 +189,11 @@ def test_a_run_without_blending_says_so_and_has_none(finished: Path, tmp_path: P
         ({"blending_settings": {"rules": [{**RULES[0], "structure": "intra"}]}}, "'intra' is not in the labels"),
         ({"blending_settings": {"rules": RULES, "lambda": 2}}, "settings of the blending: no such key 'lambda' in"),
         ({"blending_settings": {"rules": RULES, "filters": 8}}, "filters is 4 for the SinGAN's training and 8 for"),
-        ({"singan_training_settings": {"site": "ukm"}}, "no target scan with site 'ukm'"),
+        (
+            {"singan_training_settings": {"site": "ukm"}},
+            "no target (hrT2) scan of site 'ukm'; there are scans of etz (1), ldn (1)",
+        ),
+        ({"blending_settings": {"rules": [{**RULES[0], "site": "ukm"}]}}, "rules: site of "),
         ({"singan_settings": {"min_size": 40}}, "slices of 48 x 32 pixels are too small"),
         ({"singan_training_settings": {"slice_index": 99}}, "has no slice_index 99; its slices are 0 to"),
         ({"singan_training_settings": {"structure": "intra"}}, "structure 'intra' is not in the labels"),

@@ -349,7 +349,7 @@ DATA_FAULTS: dict[str, tuple[Callable[[dict[str, Any], Path], None], str]] = {
     "label on another grid": (shifted_label, r"shifted_Label\.nii\.gz: lies on another grid"),
     "damaged label": (cut_off_label, r"cut_Label\.nii\.gz: truncated or damaged"),
     "no labels": (unlabelled, "no labelled case in source"),
-    "too few patients": (one_patient, "2 folds of 1 cases"),
+    "too few patients": (one_patient, "labels of 1 patient, too few for 2 folds; add labelled scans"),
     "nobody to judge by": (predicted_labels, r"fold \d: no case whose label a person made"),
 }
 

@@ -72,7 +72,7 @@ def require_patients(datalist_file: Path, settings: CrossValidationSettings) -> 
     labels = load_datalist(datalist_file)["labels"]
     number, seed, sections = settings.folds, settings.seed, settings.sections
     items = cases_to_learn(datalist_file, sections)
-    folds = folds_of_cases(items, number, seed)
+    folds = folds_of_cases(items, number, seed, datalist_file)
     judged = [
         cases_to_validate(datalist_file, fold=fold, folds=number, seed=seed, train_sections=sections)
         for fold in range(number)

@@ -12,6 +12,7 @@ import torch
 from monai.transforms import Compose
 
 from crossmoda.data.datalist import load_datalist
+from crossmoda.data.sites import require_sites
 from crossmoda.data.volumes import spacing_mm
 from crossmoda.errors import CrossmodaError
 from crossmoda.translation.items import section_items
@@ -70,10 +71,9 @@ def real_scans(
     except CrossmodaError as error:
         raise CrossmodaError(f"reference_section: {error}, or do without with --reference_section None") from error
     if site is not None:
+        require_sites("reference_site", [site], load_datalist(dataset_dir)[section], section, dataset_dir)
         sites = {item["case"]: item.get("site") for item in load_datalist(dataset_dir)[section]}
         items = [item for item in items if sites[item["case"]] == site]
-        if not items:
-            raise CrossmodaError(f"reference_site: section '{section}' has no scan of {site}; name another, or null")
     return describe_scans(items, preprocessing)
 
 
