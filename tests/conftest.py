@@ -52,13 +52,26 @@ def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _same_threads() -> Iterator[None]:
-    """Give PyTorch's threads back after each test: sums on another number of them differ in their last bits."""
+def _same_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Give PyTorch's threads back after each test, since sums on another number of them differ in their last bits.
+
+    Also those of processes that later tests start: MONAI's nnU-Net runner sets the variable.
+    """
+    _keep_variable("OMP_NUM_THREADS", monkeypatch)
     torch = sys.modules.get("torch")
     threads = torch.get_num_threads() if torch else None
     yield
     if torch and threads:
         torch.set_num_threads(threads)
+
+
+def _keep_variable(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have an environment variable put back at the end of a test."""
+    if name in os.environ:
+        monkeypatch.setenv(name, os.environ[name])
+    else:
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
 
 
 @pytest.fixture(scope="module")

@@ -92,6 +92,8 @@ def cross_validation(folder: Path, predictions: dict[str, np.ndarray], **item: A
             for judge in judged:
                 place = folder / name / f"fold_{fold}" / "predictions"
                 write_volume(place / f"{judge['case']}_Label.nii.gz", label, AFFINE)
+            for candidate in POSTPROCESSING:
+                work.folder(name, fold).do(work.scoring(name, fold, candidate))
     return work
 
 
@@ -167,7 +169,7 @@ def test_a_prediction_on_another_grid_is_named(tmp_path: Path) -> None:
     case = work.patients.judged[0][0]["case"]
     write_volume(tmp_path / f"a/fold_0/predictions/{case}_Label.nii.gz", truth(), np.eye(4))
     with pytest.raises(CrossmodaError, match=f"{case}_Label.nii.gz: lies on another grid"):
-        write_results(work, [])
+        work.folder("a", 0).do(work.scoring("a", 0, "none"))
 
 
 # --- The choice itself ---

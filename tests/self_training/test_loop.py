@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import signal
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from monai.bundle import ConfigWorkflow
 from support import LOOP, run_loop, tiny_loop
@@ -298,17 +300,18 @@ def test_a_run_that_is_killed_goes_on_to_the_same_result(finished: Path, tiny_da
     files = f"['{LOOP / 'train.yaml'}','{overlay}']"
     command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", files, "--logging_file", "False"]
     command += ["--dataset_dir", str(tiny_dataset), "--output_dir", str(run)]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}  # sums of as many parts as ours
     for waited_for in (
         "round_0/.translator_cyclegan.partial-*/translator_cyclegan/checkpoints/training.pt",
         "round_1/pseudo_labels",
     ):
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         while process.poll() is None and not list(run.glob(waited_for)):
             time.sleep(0.05)
         assert process.poll() is None, f"ended before {waited_for} was there"
         process.send_signal(signal.SIGKILL)
         process.wait()
-    subprocess.run(command, check=True, capture_output=True)
+    subprocess.run(command, env=environment, check=True, capture_output=True)
 
     for number in (0, 1):
         ours, theirs = (read_json(path / f"round_{number}" / "metrics.json") for path in (run, finished))
