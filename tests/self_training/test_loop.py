@@ -19,7 +19,7 @@ import pytest
 import torch
 import yaml
 from monai.bundle import ConfigWorkflow
-from support import LOOP, run_loop, tiny_loop
+from support import LOOP, planned, recorded, run_loop, tiny_loop
 
 from crossmoda.data.datalist import load_datalist
 from crossmoda.data.volumes import read_volume, same_grid, write_volume
@@ -97,6 +97,11 @@ def test_a_run_holds_models_labels_metrics_comparison_and_report(finished: Path,
         assert same_grid(finished / "round_1" / "predictions" / f"{case}_Label.nii.gz", item["image"])
         assert same_grid(finished / "round_1" / "uncertainty" / f"{case}_uncertainty.nii.gz", item["image"])
         assert 0 <= scores[case] <= 1
+
+
+def test_a_run_does_the_steps_that_it_planned(finished: Path) -> None:
+    assert recorded(finished) == planned(finished)
+    assert list(planned(finished)) == ["round_0", "round_1", "anchors/source_only", "anchors/oracle", "."]
 
 
 def test_the_second_round_learns_from_translated_and_real_scans(finished: Path) -> None:
