@@ -57,7 +57,7 @@ class PlannedStep:
         trains: whether it is a training; others take their time scan by scan.
         scans: that it goes through.
         view: whose translator or rendering it is.
-        settings: what else decides how long it takes for a scan.
+        settings: what decides how long it takes for a scan, where no workflow runs.
         brief: a matter of seconds, whatever is rendered or labelled.
         folder: of the manifest, relative to the run.
     """
@@ -79,8 +79,8 @@ class PlannedStep:
     @cached_property
     def like(self) -> str:
         """The same for steps that take equally long, apart from the number of scans."""
-        configs = {kind: use.config(kind) for kind, use in self.uses.items()}
-        return hash_of([configs, self.settings if configs else [self.name, self.settings]])
+        runs = {kind: [[str(file) for file in use.files(kind)], use.overrides(kind)] for kind, use in self.uses.items()}
+        return hash_of(runs or [self.name, self.settings])
 
     @property
     def size(self) -> int:

@@ -78,9 +78,9 @@ def estimate(
         loop = loop_of(dataset, files, Path(folder) / "run", settings or {})
         rehearsal = Rehearsal(loop, Path(folder) / "rehearsal", cases)
         scans = {section: len(rehearsal.work.items(section)) for section in ("source", "target", "validation")}
-        plan, timed = loop.plan(), rehearsal.run()
+        timed = rehearsal.run()
         facts = {"device": str(loop.work.device), "machine": machine(loop.work.device), "scans": scans}
-        return extrapolate(plan, timed, {**facts, "configs": [str(file) for file in files]})
+        return extrapolate(rehearsal.plan, timed, {**facts, "configs": [str(file) for file in files]})
 
 
 def loop_of(dataset: str | Path, files: Sequence[Path], run: Path, settings: Mapping[str, Any]) -> SelfTrainingLoop:

@@ -56,6 +56,7 @@ class Rehearsal:
         blending = None if work.blending is None else shortened(work.blending)
         self.work = replace(work, run=run, datalist=few_scans(work, cases), views=views, blending=blending)
         self.cases = sum(bool(item.get("label")) for item in self.work.items("source"))
+        self.plan = loop.plan()
         self.timed: dict[str, list[Timed]] = {}
         self._predicted: dict[str, StepFolder] = {}  # by what is alike in predictions
         save_datalist(self.work.dataset_file, dict(self.work.datalist))
@@ -67,7 +68,7 @@ class Rehearsal:
         Raises:
             CrossmodaError: whatever would stop the run itself, or a step does not fit into the GPU's memory.
         """
-        kinds = len({step.like for step in self.loop.plan() if not step.brief})
+        kinds = len({step.like for step in self.plan if not step.brief})
         scans = ", ".join(f"{len(self.work.items(section))} {section}" for section in SECTIONS)
         logger.info("each of %d kinds of steps is done once, with few training steps, on scans: %s", kinds, scans)
         try:
@@ -80,7 +81,7 @@ class Rehearsal:
         return self.timed
 
     def _round(self, number: int) -> None:
-        wanted = {step.name: step for step in self.loop.plan_of_round(number)}
+        wanted = self._planned(number)
         new = {name for name, step in wanted.items() if step.like not in self.timed}
         folder = self._folder(number)
         if number == 0:
@@ -91,6 +92,10 @@ class Rehearsal:
             for name, segmenter in alternatives(self.loop.work_of(number).segmenter).items():
                 self._teach(wanted, folder, number, name, segmenter)
         self._predicted.setdefault(wanted[plan.PREDICTIONS].like, folder)
+
+    def _planned(self, number: int) -> dict[str, PlannedStep]:
+        """Return the steps of a round of the whole run, by name."""
+        return {step.name: step for step in self.plan if step.folder == f"round_{number}"}
 
     def _folder(self, number: int) -> StepFolder:
         return StepFolder(self.work.run / f"round_{number}", self.meter)
@@ -120,8 +125,7 @@ class Rehearsal:
 
     def _label(self, whole: PlannedStep, folder: StepFolder, number: int) -> None:
         """Let the round's rules judge the predictions of the round before, whichever folder has such."""
-        before = {step.name: step for step in self.loop.plan_of_round(number - 1)}
-        work = self._work(number)
+        before, work = self._planned(number - 1), self._work(number)
         work.freeze_reviews(folder, None)
         work.pseudo_labels(folder, self._predicted[before[plan.PREDICTIONS].like], number)
         small = {step.name: step for step in plan.labellings(work)}
@@ -147,7 +151,7 @@ class Rehearsal:
 
     def _most_learnt(self, segmenter: PlannedStep, of_case: float) -> int:
         """Return from how many scans any segmenter like this one learns."""
-        alike = [step.scans for step in self.loop.plan() if step.like == segmenter.like]
+        alike = [step.scans for step in self.plan if step.like == segmenter.like]
         return max(math.ceil(s.plain + s.pseudo_labelled + s.rendered * of_case) for s in alike)
 
     def _add(self, step: PlannedStep, timed: Sequence[Timed]) -> None:

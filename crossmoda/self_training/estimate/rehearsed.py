@@ -20,6 +20,7 @@ from crossmoda.self_training.estimate.extrapolation import TimedScans, TimedTrai
 from crossmoda.self_training.estimate.trainings import Part, length_of, paces_of, parts_of, settings_of
 
 VOLUMES = "*.nii.gz"
+SECTIONS = "train_sections"  # setting of every segmenter's training, and of no translator's
 
 
 def timed_scans(folder: Path, scans: int, seconds: float, mib: float = math.nan, name: str = "") -> TimedScans:
@@ -105,33 +106,23 @@ class RehearsedTraining:
 
     def _of_nnunet(self, part: Part, pace: Pace) -> tuple[TimedTraining, float]:
         """Return one of nnU-Net's configurations, and the seconds that it accounts for."""
-        place, datalist = self.output / part.place, self._datalist(part)
-        found, spent, length = (
-            settings_of(part.use, "train_sections", "num_workers"),
-            read_spent(place),
-            length_of(part),
-        )
+        place, spent = self.output / part.place, read_spent(self.output / part.place)
         share = 1 / len(spent.epochs)  # of what the configurations of a member took together
         seconds = {name: value * share for name, value in spent.watch.seconds.items()}
-        learnt = segmentation_items(datalist, tuple(found["train_sections"]))
+        learnt = segmentation_items(self._datalist(part), tuple(settings_of(part.use, SECTIONS)[SECTIONS]))
         judged = [item for item in learnt if AUGMENTED not in item["view"]]
-        folders = NnUNetFolders(place / NNUNET)
-        written = (seconds_between(folders.raw / "labelsTr") or (0, 0.0))[1] * share
-        ready = preprocessing_seconds(place, part.configuration) / max(1, found["num_workers"])
-        labelled = sorted(folders.results.glob(f"*{part.configuration}/fold_*/validation"))
-        count = sum(len(list(fold.glob(VOLUMES))) for fold in labelled)
-        validated = timed_scans(labelled[0], count, seconds["validation"]) if labelled else TimedScans("", 0.0)
+        validated = _validated(part, place, seconds.get("validation", 0.0))
         timed = TimedTraining(
-            *(part.name, length, pace),
-            scan_seconds=written + ready,
+            *(part.name, length_of(part), pace),
+            scan_seconds=_ready_seconds(part, place, share),
             scans_of_case=len(learnt) / self.cases,
             judged_seconds=validated.scan_seconds,
             judged_of_case=len(judged) / self.cases,
             run_seconds=max(0.0, seconds["training"] - pace.steps_in_all) + validated.fixed_seconds,
             mib=spent.mib,
         )
-        each_run = seconds["training"] + seconds.get("validation", 0.0)
-        return timed, each_run + len(learnt) * timed.scan_seconds
+        of_the_run = seconds["training"] + seconds.get("validation", 0.0)
+        return timed, of_the_run + len(learnt) * timed.scan_seconds
 
     def _datalist(self, part: Part) -> Path:
         """Return what a part learnt from: a member has a datalist of its own."""
@@ -139,11 +130,25 @@ class RehearsedTraining:
         return own if own.is_file() else self.datalist
 
 
+def _ready_seconds(part: Part, place: Path, share: float) -> float:
+    """Return how long it takes until nnU-Net can learn from a scan: written by us, preprocessed by its processes."""
+    labels = seconds_between(NnUNetFolders(place / NNUNET).raw / "labelsTr")
+    processes = max(1, settings_of(part.use, "num_workers")["num_workers"])
+    written = labels[1] * share if labels else 0.0
+    return written + preprocessing_seconds(place, part.configuration) / processes
+
+
+def _validated(part: Part, place: Path, seconds: float) -> TimedScans:
+    """Return what nnU-Net took to label the scans of the fold that was left out, if one was."""
+    folders = sorted(NnUNetFolders(place / NNUNET).results.glob(f"*__{part.configuration}/fold_*/validation"))
+    return timed_scans(folders[0], len([*folders[0].glob(VOLUMES)]), seconds) if folders else TimedScans("", 0.0)
+
+
 def _learnt(part: Part, datalist: Path) -> int:
     """Return how many scans a part of the bundles' own learns from."""
-    sections = settings_of(part.use, "train_sections")
+    sections = settings_of(part.use, SECTIONS)
     if sections:
-        return len(segmentation_items(datalist, tuple(sections["train_sections"])))
+        return len(segmentation_items(datalist, tuple(sections[SECTIONS])))
     return sum(map(len, _unpaired(part, datalist)))
 
 
