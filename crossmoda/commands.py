@@ -148,7 +148,7 @@ class Commands:
         from crossmoda.self_training.estimate import estimate_command
 
         files = [Path(file) for file in config.replace("'", "").strip("[] ").split(",") if file.strip()]
-        _show_progress()
+        show_progress()
         estimate_command(dataset, files, SELF_TRAINING, price_per_hour, output_dir, cases, settings)
 
     def evaluate(

@@ -32,7 +32,7 @@ from crossmoda.self_training.blending import TumourBlending
 from crossmoda.self_training.bundles import require_known_settings
 from crossmoda.self_training.candidates import Rule
 from crossmoda.self_training.labelling import FATES, LABEL_SUFFIX, accepted, why_left_out
-from crossmoda.self_training.plan import PlannedStep, PlansSteps, round_steps
+from crossmoda.self_training.plan import PREDICTED, PlannedStep, PlansSteps, round_steps
 from crossmoda.self_training.progress import Progress
 from crossmoda.self_training.rounds import FromRound, RoundMethod, RoundMethods
 from crossmoda.self_training.steps import StepFolder
@@ -135,7 +135,7 @@ class SelfTrainingLoop(Engine):
             self._tidy()
             self.write_description()
             self.require_fit()
-            self.progress = Progress(self.work.run, self.plan())
+            self.progress = Progress(self.work.run, self.plan(), self.work.launcher.scheduler is not None)
             self.progress.start()
             return super().run([None], max_epochs=self.max_epochs, epoch_length=1)
 
@@ -196,7 +196,7 @@ class SelfTrainingLoop(Engine):
             folder,
             work.pseudo_hrt2(first, self.pseudo_hrt2_weight(number, target)),
             target,
-            sections=("target", "validation"),
+            sections=PREDICTED,
             number=number,
             previous=self.folder(number - 1) if number else None,
             rendered=number == 0 and work.target_view is not None,

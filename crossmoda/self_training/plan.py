@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from crossmoda.self_training.work import Work
 
 TRAIN, INFERENCE = "train", "inference"
+PREDICTED = ("target", "validation")  # sections that the segmenter of a round labels
 TAUGHT = ("validation",)  # sections that a segmenter labels which was taught apart from the rounds
 SEGMENTER = "segmenter"
 PREDICTIONS = "predictions"
@@ -145,7 +146,7 @@ def labellings(work: Work) -> list[PlannedStep]:
     return [PlannedStep(REVIEWED, brief=True), PlannedStep(PSEUDO_LABELS, scans=scans, settings=rules)]
 
 
-def teaching(work: Work, learnt: Scans, sections: Sequence[str] = ("target", "validation")) -> list[PlannedStep]:
+def teaching(work: Work, learnt: Scans, sections: Sequence[str] = PREDICTED) -> list[PlannedStep]:
     """Return the training of a segmenter, its predictions, and their evaluation where truth is known.
 
     Args:

@@ -27,10 +27,12 @@ class Progress:
     Args:
         run: the run folder.
         plan: its steps, in order.
+        together: several steps may be worked at at once; what is told is then the work that is left, not the time.
     """
 
-    def __init__(self, run: Path, plan: Sequence[PlannedStep]) -> None:
+    def __init__(self, run: Path, plan: Sequence[PlannedStep], together: bool = False) -> None:
         self.run = run
+        self.left_of = "of work left" if together else "left"
         self.plan = {step.key: step for step in plan}
         file = run / ESTIMATE
         self.estimated: Mapping[str, float] = read_json(file)["steps"] if file.is_file() else {}
@@ -88,8 +90,8 @@ class Progress:
             return ""
         seconds, unknown = self.left()
         if not unknown:
-            return f", about {duration_text(seconds)} left"
-        known = f", at least {duration_text(seconds)} left" if seconds >= 1 else ""
+            return f", about {duration_text(seconds)} {self.left_of}"
+        known = f", at least {duration_text(seconds)} {self.left_of}" if seconds >= 1 else ""
         return f"{known} ({unknown} of {len(self.plan) - len(self.done)} to do are the first of their kind)"
 
 

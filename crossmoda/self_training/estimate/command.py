@@ -79,7 +79,7 @@ def estimate(
         rehearsal = Rehearsal(loop, Path(folder) / "rehearsal", cases)
         scans = {section: len(rehearsal.work.items(section)) for section in ("source", "target", "validation")}
         timed = rehearsal.run()
-        facts = {"device": str(loop.work.device), "machine": machine(loop.work.device), "scans": scans}
+        facts = {"device": str(rehearsal.device), "machine": machine(rehearsal.device), "scans": scans}
         return extrapolate(rehearsal.plan, timed, {**facts, "configs": [str(file) for file in files]})
 
 

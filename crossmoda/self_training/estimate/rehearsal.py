@@ -18,8 +18,10 @@ from typing import Any
 import torch
 
 from crossmoda.data.datalist import SECTIONS, save_datalist
+from crossmoda.engines.devices import device_here
 from crossmoda.engines.memory import forget_peak, peak_on_mib
 from crossmoda.errors import CrossmodaError
+from crossmoda.launching import Launcher
 from crossmoda.self_training import plan
 from crossmoda.self_training.bundles import BundleUse
 from crossmoda.self_training.datalists import Item
@@ -51,10 +53,13 @@ class Rehearsal:
     """
 
     def __init__(self, loop: SelfTrainingLoop, run: Path, cases: int = 2) -> None:
-        work, self.loop, self.meter = loop.work, loop, Meter(loop.work.device)
+        work, self.loop = loop.work, loop
+        self.device = device_here(work.device)
+        self.meter = Meter(self.device)
         views = {name: _short_view(view) for name, view in work.views.items()}
         blending = None if work.blending is None else shortened(work.blending)
-        self.work = replace(work, run=run, datalist=few_scans(work, cases), views=views, blending=blending)
+        few, here = few_scans(work, cases), Launcher()  # in this process, whose memory is measured
+        self.work = replace(work, run=run, datalist=few, views=views, blending=blending, launcher=here)
         self.cases = sum(bool(item.get("label")) for item in self.work.items("source"))
         self.plan = loop.plan()
         self.timed: dict[str, list[Timed]] = {}
@@ -76,7 +81,7 @@ class Rehearsal:
                 self._round(number)
         except torch.OutOfMemoryError as error:
             raise CrossmodaError(
-                f"{self.meter.step}: does not fit into the memory of {self.work.device}; choose a smaller profile"
+                f"{self.meter.step}: does not fit into the memory of {self.device}; choose a smaller profile"
             ) from error
         return self.timed
 
@@ -112,8 +117,7 @@ class Rehearsal:
         work.translate(folder)
         work.render_targets(folder)
         work.augment(folder)
-        lists = (plan.translators, plan.renderings, plan.target_renderings, plan.augmentations)
-        for small in (step for listed in lists for step in listed(work)):
+        for small in plan.before_the_first(work):
             whole = wanted[small.name]
             if whole.like in self.timed:
                 continue
@@ -138,10 +142,7 @@ class Rehearsal:
         source = self._work(number).pseudo_hrt2(self._folder(0))
         short = shortened(segmenter, self._most_learnt(wanted[plan.SEGMENTER], len(source) / self.cases))
         work, rendered = self._work(number, short), number == 0 and self.work.target_view is not None
-        work.write_datalist(folder, source, [])
-        work.train_segmenter(folder)
-        work.predict(folder, rendered=rendered)
-        work.evaluate(folder)
+        work.teach(folder, source, [], sections=plan.PREDICTED, number=number, rendered=rendered)
         small = {step.name: step for step in plan.teaching(work, Scans())}
         trained = self._training((segmenter, short), small[plan.SEGMENTER], folder, folder.path / "datalist.json")
         self._add(wanted[plan.SEGMENTER], trained)
@@ -169,7 +170,7 @@ class Rehearsal:
         """Return what each part of a training took, given the whole training and the one that was cut short."""
         places = (folder.path / small.name, datalist, self.work.run / WHOLE)
         took = (_seconds(small, folder), self.meter.mib[small.name])
-        return [*RehearsedTraining(*uses, *places, self.cases, *took, self.work.device).timed()]
+        return [*RehearsedTraining(*uses, *places, self.cases, *took, self.device).timed()]
 
 
 def _short_view(view: View) -> View:

@@ -100,4 +100,4 @@ def test_of_members_each_is_cut_short_in_its_own_settings(recipe: Any) -> None:
     assert members["vs"]["settings"]["target_spacing"] == [1.2, 1.2, 1.5]
     assert members["cochlea"]["inference_settings"] == {"use_folds": [0, 0]}
     assert lengths(short) == {name: Length(1, 2, 6 + 1, 0.5) for name in ("vs 3d_fullres", "cochlea 3d_fullres")}
-    assert lengths(shortened(salle.work.blending)) == {"": Length(1, 17, 4)}
+    assert lengths(shortened(salle.work.blending)) == {"": Length(1, 19, 4)}
