@@ -74,7 +74,8 @@ class TimedTraining:
         """Return the seconds that a training on scans takes beside its steps."""
         runs = self.length.runs * (self.run_seconds + self.length.epochs * self.pace.epoch)
         learnt = scans.plain + scans.pseudo_labelled + scans.rendered * self.scans_of_case
-        judged = self.length.judged_share * (scans.plain + scans.rendered * self.judged_of_case)
+        true = scans.plain + scans.rendered * self.judged_of_case
+        judged = self.length.judged_share * (true or scans.pseudo_labelled)
         return self.fixed_seconds + runs + learnt * self.scan_seconds + judged * self.judged_seconds
 
     def rows(self, steps: Sequence[PlannedStep], title: str) -> list[Row]:

@@ -110,7 +110,7 @@ class RehearsedTraining:
         share = 1 / len(spent.epochs)  # of what the configurations of a member took together
         seconds = {name: value * share for name, value in spent.watch.seconds.items()}
         learnt = segmentation_items(self._datalist(part), tuple(settings_of(part.use, SECTIONS)[SECTIONS]))
-        judged = [item for item in learnt if AUGMENTED not in item["view"]]
+        judged = [item for item in learnt if AUGMENTED not in item["view"]] or learnt
         validated = _validated(part, place, seconds.get("validation", 0.0))
         timed = TimedTraining(
             *(part.name, length_of(part), pace),
