@@ -142,7 +142,7 @@ class Commands:
             config: files after the loop's own train.yaml, merged from left to right: --config several times, or a list.
             price_per_hour: of the machine, in any currency; the run's cost is then told.
             output_dir: the run folder, which gets estimate.json, by which the run itself will tell the time left.
-            cases: of each kind of scan, on which is measured.
+            cases: of source and of target, on which is measured; more are surer and slower.
             settings: of the loop, as on the command line of python -m monai.bundle run, e.g. --rounds 1.
         """
         from crossmoda.self_training.estimate import estimate_command

@@ -42,7 +42,7 @@ def estimate_command(
         loop: the loop's own file.
         price_per_hour: of the machine, in any currency.
         output_dir: the run folder.
-        cases: of each section, on which is measured.
+        cases: of source and of target, on which is measured.
         settings: of the loop, as on its command line.
 
     Raises:
@@ -68,7 +68,7 @@ def estimate(
     Args:
         dataset: as ``dataset_dir`` of the loop.
         files: the loop's configuration, merged from left to right.
-        cases: of each section, on which is measured.
+        cases: of source and of target, on which is measured.
         settings: of the loop, as on its command line.
 
     Raises:

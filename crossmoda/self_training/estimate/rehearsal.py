@@ -37,6 +37,7 @@ from crossmoda.self_training.work import Work
 logger = logging.getLogger(__name__)
 
 LEAST_CASES = 2  # of a section: one to learn from and one to be judged on
+JUDGED = 1  # validation scans: they cost a prediction each, and are like the target's
 WHOLE = "whole.json"  # the datalist of all scans, beside that of the few
 
 
@@ -46,7 +47,7 @@ class Rehearsal:
     Args:
         loop: whose steps.
         run: an empty folder.
-        cases: of each section of the dataset; at least one of every site is taken.
+        cases: of source and target; at least one of every site is taken.
 
     Raises:
         CrossmodaError: fewer cases than two are asked for, or there.
@@ -200,7 +201,7 @@ class Meter:
 
 
 def few_scans(work: Work, cases: int) -> dict[str, Any]:
-    """Return a datalist of a few cases of each section: of every site in turn, those first whose label is known.
+    """Return a datalist of a few cases: of every site in turn, those first whose label is known.
 
     Raises:
         CrossmodaError: fewer cases than two are asked for, or are labelled.
@@ -209,6 +210,7 @@ def few_scans(work: Work, cases: int) -> dict[str, Any]:
         raise CrossmodaError(f"cases is {cases}; give {LEAST_CASES} or more, so that folds can be made of them")
     named = work.blending.config("train")["case"] if work.blending is not None and work.blending.harmonises else None
     few = {section: _chosen(work, section, cases, named) for section in SECTIONS}
+    few["validation"] = few["validation"][:JUDGED]
     labelled = sum(bool(item.get("label")) for item in few["source"])
     if labelled < LEAST_CASES:
         raise CrossmodaError(f"{labelled} source scans have a label; {LEAST_CASES} are needed to time a training")

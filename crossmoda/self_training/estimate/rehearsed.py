@@ -96,8 +96,7 @@ class RehearsedTraining:
         dataset = parser.get_parsed_content("train::dataset")
         ready = time.monotonic() - started
         if not length.steps:
-            slices = _slices(part, dataset, datalist, self.dataset)
-            length = replace(length, steps=math.ceil(slices / parser.get_parsed_content("batch_size")))
+            length = replace(length, steps=steps_of_all_slices(part, dataset, datalist, self.dataset))
         learnt = _learnt(part, datalist)
         timed = TimedTraining(
             *(part.name, length, pace), scan_seconds=ready / learnt, scans_of_case=learnt / self.cases, mib=self.mib
@@ -157,8 +156,16 @@ def _unpaired(part: Part, datalist: Path) -> tuple[list[Any], list[Any]]:
     return unpaired_items(datalist, reverse=found["reverse"], learn_sites=found["learn_sites"])
 
 
-def _slices(part: Part, dataset: Any, datalist: Path, whole: Path) -> float:
-    """Return how many slices the modality with more has in all scans, where the few have as many as the dataset."""
+def steps_of_all_slices(part: Part, dataset: Any, datalist: Path, whole: Path) -> int:
+    """Return the steps of a translator's epoch in which each slice of the modality with more comes once.
+
+    Args:
+        part: the training.
+        dataset: of the few scans, ``source`` and ``target`` being their slices.
+        datalist: of the few.
+        whole: of all.
+    """
     few, all_scans = _unpaired(part, datalist), _unpaired(part, whole)
     slices = (len(dataset.source), len(dataset.target))
-    return max(count * len(m) / len(n) for count, m, n in zip(slices, all_scans, few, strict=True))
+    most = max(count * len(every) / len(some) for count, every, some in zip(slices, all_scans, few, strict=True))
+    return math.ceil(most / settings_of(part.use, "batch_size")["batch_size"])
