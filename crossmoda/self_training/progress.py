@@ -34,11 +34,17 @@ class Progress:
         self.run = run
         self.left_of = "of work left" if together else "left"
         self.plan = {step.key: step for step in plan}
-        file = run / ESTIMATE
-        self.estimated: Mapping[str, float] = read_json(file)["steps"] if file.is_file() else {}
+        self.estimated = self._estimated()
         recorded = {key: self._record(step) for key, step in self.plan.items()}
         self.done = {key for key, record in recorded.items() if record is not None}
         self.spent = {key: seconds for key, record in recorded.items() if (seconds := _seconds(record)) is not None}
+
+    def _estimated(self) -> dict[str, float]:
+        """Return the seconds of steps that the run's estimate tells, if it was made of the same settings."""
+        file = self.run / ESTIMATE
+        found = read_json(file) if file.is_file() else {"steps": {}}
+        same = [key for key in found["steps"] if key in self.plan and found["kinds"][key] == self.plan[key].like]
+        return {key: float(found["steps"][key]) for key in same}
 
     def _record(self, step: PlannedStep) -> Mapping[str, Any] | None:
         record: Mapping[str, Any] | None = StepFolder(self.run / step.folder).records().get(step.name)

@@ -37,8 +37,11 @@ def test_an_estimate_tells_of_what_was_not_done_yet_and_of_what_was_cut_off(tmp_
     record(tmp_path, "round_0", segmenter=(3.0, {"resumed": True}))
     assert Progress(tmp_path, PLAN).left() == (0.0, 3)
     estimated = {"round_0/predictions": 5.0, "round_1/segmenter": 50.0, "round_1/predictions": 7.5}
-    write_json(tmp_path / "estimate.json", {"steps": estimated})
+    kinds = {step.key: step.like for step in PLAN}
+    write_json(tmp_path / "estimate.json", {"steps": estimated, "kinds": kinds})
     assert Progress(tmp_path, PLAN).left() == (62.5, 0)
+    write_json(tmp_path / "estimate.json", {"steps": estimated, "kinds": {**kinds, "round_1/segmenter": "other"}})
+    assert Progress(tmp_path, PLAN).left() == (12.5, 1)  # the network has changed since
 
 
 def test_it_says_how_far_a_run_is_at_its_start_and_after_every_step(
@@ -52,7 +55,7 @@ def test_it_says_how_far_a_run_is_at_its_start_and_after_every_step(
     step = Step("predictions", ("labels",), lambda place: (place / "labels").mkdir())
     folder.do(step)
     folder.do(step)  # nothing to do, nothing to say
-    first, second = caplog.messages
+    first, second = [record.getMessage() for record in caplog.records if record.name.endswith("progress")]
     assert first == "5 steps, 1 done already, at least 1 min 40 s left (2 of 4 to do are the first of their kind)"
     assert second == "round_0/predictions done in 0.0 s; 2 of 5 steps, about 1 min 40 s left"
 

@@ -56,7 +56,7 @@ def main(job_file: str, parent: str) -> int:
         if settings.cross_validated:
             with spent.watch.time("choosing"):
                 choose(folders, settings, anew=any(trained))
-        spent.write(folders, peak_on_mib(settings.device))
+        spent.write(folders, peak_on_mib(settings.device.split(":")[0]))  # which GPU is in the environment
     except CrossmodaError as error:
         write_json(Path(job_file).with_name("error.json"), {"message": str(error)})
         return 1

@@ -108,6 +108,7 @@ def write_estimate(found: Estimate, run: Path) -> Path:
         {
             "hours": round(found.hours, 3),
             "steps": dict(found.steps),
+            "kinds": dict(found.kinds),
             "left_out": list(found.left_out),
             "rows": rows,
             **found.facts,

@@ -129,12 +129,14 @@ class Estimate:
     Args:
         rows: of the table.
         steps: seconds by the step's key.
+        kinds: ``PlannedStep.like`` by the step's key, by which a run tells whether this is an estimate of it.
         left_out: keys of steps that were not measured.
         facts: what it was measured on.
     """
 
     rows: Sequence[Row]
     steps: Mapping[str, float]
+    kinds: Mapping[str, str] = field(default_factory=dict)
     left_out: Sequence[str] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
 
@@ -164,7 +166,8 @@ def extrapolate(
     known = [step for step in plan if step.like in timed]
     seconds = {step.key: round(sum(part.seconds(step) for part in timed[step.like]), 2) for step in known}
     left_out = [step.key for step in plan if step.like not in timed]
-    return Estimate([row for row in rows if row.times], seconds, left_out, facts or {})
+    kinds_of_steps = {step.key: step.like for step in known}
+    return Estimate([row for row in rows if row.times], seconds, kinds_of_steps, left_out, facts or {})
 
 
 def titles_of(kinds: Mapping[str, Sequence[PlannedStep]]) -> dict[str, str]:

@@ -170,7 +170,8 @@ class Rehearsal:
     ) -> list[Timed]:
         """Return what each part of a training took, given the whole training and the one that was cut short."""
         places = (folder.path / small.name, datalist, self.work.run / WHOLE)
-        took = (_seconds(small, folder), self.meter.mib[small.name])
+        mib = self.meter.mib[small.name] if uses[0].processes == 1 else math.nan  # several hold it in their own
+        took = (_seconds(small, folder), mib)
         return [*RehearsedTraining(*uses, *places, self.cases, *took, self.device).timed()]
 
 
