@@ -4,11 +4,28 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 
 import fire
 
 from crossmoda.commands import Commands
 from crossmoda.errors import find_user_error
+
+CONFIG = "--config"
+
+
+def joined(arguments: Sequence[str], flag: str) -> list[str]:
+    """Return arguments in which all values of a flag are one, with commas; fire would take the last of them alone."""
+    values: list[str] = []
+    others: list[str] = []
+    left = iter(arguments)
+    for argument in left:
+        name, given, value = argument.partition("=")
+        if name != flag:
+            others.append(argument)
+        else:
+            values.append(value if given else next(left, ""))
+    return [*others, f"{flag}={','.join(values)}"] if len(values) > 1 else list(arguments)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -18,7 +35,9 @@ def main(arguments: list[str] | None = None) -> int:
         arguments.remove("--debug")
         os.environ["CROSSMODA_DEBUG"] = "1"
     try:
-        status = fire.Fire(Commands(), command=arguments, name="python -m crossmoda", serialize=lambda value: "")
+        status = fire.Fire(
+            Commands(), command=joined(arguments, CONFIG), name="python -m crossmoda", serialize=lambda value: ""
+        )
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         return 130

@@ -6,6 +6,9 @@ Imports sit inside the commands, so that ``--help`` answers at once and a check 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+
+import fire
 
 from crossmoda.errors import CrossmodaError
 from crossmoda.progress import show_progress
@@ -118,6 +121,35 @@ class Commands:
         show_progress()
         table = cross_validate(dataset, output_dir, config, device, scheduler)
         print(f"\n{table}\nwritten: {Path(output_dir) / 'best.yaml'}")
+
+    @fire.decorators.SetParseFn(str, "config")  # a list of files is no tuple
+    def estimate(
+        self,
+        dataset: str,
+        config: str = "",
+        price_per_hour: float | None = None,
+        output_dir: str | None = None,
+        cases: int = 2,
+        **settings: Any,
+    ) -> None:
+        """Tell what a run of the self-training loop will take, from a few timed steps on a few of its scans.
+
+        Every kind of training and inference of the run is done once, in small, in a temporary folder. Printed are its
+        seconds, how often it comes, hours in all and memory.
+
+        Args:
+            dataset: a dataset folder or a datalist.
+            config: files after the loop's own train.yaml, merged from left to right: --config several times, or a list.
+            price_per_hour: of the machine, in any currency; the run's cost is then told.
+            output_dir: the run folder, which gets estimate.json, by which the run itself will tell the time left.
+            cases: of source and of target, on which is measured; more are surer and slower.
+            settings: of the loop, as on the command line of python -m monai.bundle run, e.g. --rounds 1.
+        """
+        from crossmoda.self_training.estimate import estimate_command
+
+        files = [Path(file) for file in config.replace("'", "").strip("[] ").split(",") if file.strip()]
+        show_progress()
+        estimate_command(dataset, files, SELF_TRAINING, price_per_hour, output_dir, cases, settings)
 
     def evaluate(
         self, predictions: str, truth: str, output: str = "metrics.json", structures: str = "", edition: str = ""

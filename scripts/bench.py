@@ -25,12 +25,12 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # before PyTorch is imported; 
 import fire
 import numpy as np
 import torch
-from memory import peak_mib, resident_mib
 from monai.bundle import ConfigParser
 
 from crossmoda.data.phantom import draw_patient, draw_protocol, rasterise, render
 from crossmoda.data.volumes import read_volume, write_volume
 from crossmoda.engines import AutocastInferer
+from crossmoda.engines.memory import peak_mib, resident_mib
 from crossmoda.evaluation.aggregate import score_case, shared_structures
 from crossmoda.labels import EDITION_LABELS
 from crossmoda.segmentation.losses import WeightedTarget

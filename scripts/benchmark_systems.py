@@ -29,13 +29,13 @@ from typing import Any
 import fire
 import yaml
 from comparing import folder_name, require_keys
-from memory import peak_mib, peak_of_children_mib
 from monai.bundle import ConfigWorkflow
 from real_volumes import prepare, real_folder
 
 from crossmoda.data.datalist import load_datalist, save_datalist
 from crossmoda.data.phantom import write_phantom_dataset
 from crossmoda.data.sites import require_sites
+from crossmoda.engines.memory import peak_mib, peak_of_children_mib
 from crossmoda.errors import CrossmodaError, did_you_mean, find_user_error, report_in_one_line
 from crossmoda.evaluation.aggregate import evaluate_folder
 from crossmoda.evaluation.benchmark import read_results, write_page

@@ -16,30 +16,27 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # before PyTorch is imported; 
 
 import logging
 import multiprocessing
-import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import fire
-import numpy as np
 import torch
 from comparing import folder_name, read_settings, scaled, table, upright
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from memory import peak_mib, peak_of_children_mib, resident_mib
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from crossmoda.data.datalist import load_datalist, save_datalist
 from crossmoda.data.phantom import write_phantom_dataset
+from crossmoda.engines.memory import peak_mib, peak_of_children_mib, resident_mib
 from crossmoda.errors import CrossmodaError, did_you_mean, report_in_one_line
 from crossmoda.files import atomic_path, read_json, write_json, write_text
 from crossmoda.labels import VS
 from crossmoda.self_training import BundleUse
 from crossmoda.self_training.datalists import with_truth
+from crossmoda.self_training.estimate.trainings import paces_of, shortened
 from crossmoda.self_training.loop import find_truth
 from crossmoda.self_training.steps import StepFolder
 from crossmoda.self_training.work import Work
@@ -50,7 +47,6 @@ OF_A_SIZE = ("shared", "train", "inference")
 OF_A_METHOD = ("overlays", "train_overlays", "inference_overlays", *OF_A_SIZE)
 TRUTH = "truth"
 CASES = 3  # of the picture
-MEASURED_EPOCHS, MEASURED_STEPS = 2, 6
 MEASURES = {  # in the columns' order: title and digits
     "million": ("parameters, million", 2),
     "dice_vs": ("VS Dice", 3),
@@ -138,23 +134,12 @@ def cost_of(work: Work, datalist: Path) -> dict[str, float]:
 def measured(use: BundleUse, datalist: Path, device: torch.device | None) -> dict[str, float]:
     """Train some steps in this process, and return their cost; memory is that beyond what the imports had taken."""
     logging.basicConfig(level=logging.WARNING)
-    before = resident_mib()
-    short = replace(use, train={**use.train, "max_epochs": MEASURED_EPOCHS, "iterations_per_epoch": MEASURED_STEPS})
+    before, short = resident_mib(), shortened(use)
     with tempfile.TemporaryDirectory() as folder:
         short.run("train", device, dataset_dir=str(datalist), output_dir=folder)
-        seconds = step_seconds(Path(folder))
+        seconds = sum(pace.step for pace in paces_of(short, Path(folder)).values())
     # nnU-Net trains in a child of its own.
     return {"step_seconds": seconds, "training_mib": round(max(peak_mib(), peak_of_children_mib()) - before)}
-
-
-def step_seconds(training: Path) -> float:
-    """Return the median time of a step, told by the events for TensorBoard; nnU-Net writes the time of each epoch."""
-    logs = [path.read_text(encoding="utf-8") for path in training.rglob("training_log*.txt")]
-    if epochs := [float(seconds) for log in logs for seconds in re.findall(r"Epoch time: ([\d.]+) s", log)]:
-        return min(epochs) / MEASURED_STEPS  # the first one starts the making of patches
-    events = EventAccumulator(str(training / "logs"))
-    events.Reload()
-    return float(np.median(np.diff([event.wall_time for event in events.Scalars("loss")])))
 
 
 def write_comparison(output: Path, names: Sequence[str], works: Mapping[str, Work], measure_again: bool) -> None:

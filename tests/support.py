@@ -17,6 +17,8 @@ import yaml
 from monai.bundle import ConfigWorkflow
 
 from crossmoda.errors import CrossmodaError
+from crossmoda.files import read_json
+from crossmoda.self_training import load_run
 from crossmoda.self_training.bundles import make_workflow, run_workflow
 
 BUNDLES = Path(__file__).resolve().parent.parent / "bundles"
@@ -132,6 +134,20 @@ def two_workers(n_workers: int = 2) -> Iterator[str]:
 
     with LocalCluster(n_workers=n_workers, threads_per_worker=1, dashboard_address=":0") as cluster:
         yield cluster.scheduler_address
+
+
+def planned(run: Path) -> dict[str, list[str]]:
+    """Return the names of the steps that a run's loop plans, by folder, in order."""
+    steps: dict[str, list[str]] = {}
+    for step in load_run(run).plan():
+        steps.setdefault(step.folder, []).append(step.name)
+    return steps
+
+
+def recorded(run: Path) -> dict[str, list[str]]:
+    """Return the names of the steps in a run's manifests, by folder, in the order in which they were first done."""
+    manifests = sorted(path for path in run.rglob("manifest.json"))
+    return {path.parent.relative_to(run).as_posix(): list(read_json(path)["steps"]) for path in manifests}
 
 
 def with_misspelt_key(config: Path, place: tuple[str, ...], value: object, folder: Path) -> Path:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import LOOP
+from support import LOOP, planned, recorded
 
 from crossmoda.data.datalist import load_datalist, save_datalist
 from crossmoda.data.volumes import read_volume, same_grid
@@ -159,6 +159,12 @@ def test_wu_learns_from_three_styles_of_source_scans_with_one_label(wu: Path, ti
     assert all(Path(item["image"]).name == f"{item['case']}_ceT1.nii.gz" for item in items[len(source) :])
     trained = sorted(path.name for path in (wu / "round_0").glob("translator_*"))
     assert trained == ["translator_cut", "translator_cut_back", "translator_cyclegan"]
+
+
+def test_wu_does_the_steps_that_it_planned(wu: Path) -> None:
+    """Among them renderings of the hrT2 scans, and these as they are for the random field."""
+    assert recorded(wu) == planned(wu)
+    assert {"target_view", "scans"} <= {*planned(wu)["round_0"]}
 
 
 def test_wu_labels_target_scans_that_are_rendered_in_the_style_of_the_source(wu: Path, tiny_dataset: Path) -> None:

@@ -70,7 +70,8 @@ def cases_to_validate(
 ) -> list[Item]:
     """Return the labelled items of the validation section, of which there may be none; with a fold, that fold's.
 
-    Of a fold every view is judged, but no augmented copy and nothing whose label is a network's.
+    Of a fold every view is judged, but no augmented copy and nothing whose label is a network's. Where a training
+    learns from augmented copies alone, these are judged, and where all labels are a network's, all items.
 
     Args:
         dataset_dir: a dataset folder or a datalist JSON.
@@ -83,8 +84,14 @@ def cases_to_validate(
     if fold is None:
         return segmentation_items(dataset_dir, sections=tuple(sections))
     out = _held_out(segmentation_items(dataset_dir, tuple(train_sections)), fold, folds, seed, dataset_dir)
-    judged = segmentation_items(dataset_dir, tuple(train_sections), pseudo_labelled=False)
-    return [item for item in judged if item["case"] in out and AUGMENTED not in item["view"]]
+    return [item for item in _truest(dataset_dir, train_sections) if item["case"] in out]
+
+
+def _truest(dataset_dir: str | Path, sections: Sequence[str]) -> list[Item]:
+    """Return the items that tell most of how good a segmenter is."""
+    true = segmentation_items(dataset_dir, tuple(sections), pseudo_labelled=False)
+    plain = [item for item in true if AUGMENTED not in item["view"]]
+    return plain or true or segmentation_items(dataset_dir, tuple(sections))
 
 
 def _held_out(items: Sequence[Item], fold: int | None, folds: int, seed: int, where: str | Path) -> set[str]:

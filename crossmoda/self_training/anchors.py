@@ -13,8 +13,7 @@ from crossmoda.evaluation.comparison import write_comparison
 from crossmoda.launching import Course
 from crossmoda.self_training.datalists import Item, with_truth
 from crossmoda.self_training.loop import SelfTrainingLoop
-from crossmoda.self_training.steps import StepFolder
-from crossmoda.self_training.work import Work
+from crossmoda.self_training.plan import TAUGHT, PlannedStep, Scans, teaching
 
 logger = logging.getLogger(__name__)
 
@@ -35,18 +34,35 @@ class Anchors:
         """Listen to the end of the loop."""
         engine.add_event_handler(Events.COMPLETED, self)
 
+    def plan(self, loop: SelfTrainingLoop) -> list[PlannedStep]:
+        """Return the steps of both anchors."""
+        return [
+            step.within(_folder(name))
+            for name, (source, target) in self._taught(loop).items()
+            for step in teaching(loop.work, Scans(plain=len(source) + len(target)), TAUGHT)
+        ]
+
     def __call__(self, loop: SelfTrainingLoop) -> None:
         """Do both anchors and write ``comparison.json``."""
+        taught = self._taught(loop)
+        loop.work.launcher.run([_course(loop, name, *items) for name, items in taught.items()])
+        if taught:
+            write_comparison(loop.work.run)
+
+    def _taught(self, loop: SelfTrainingLoop) -> dict[str, tuple[list[Item], list[Item]]]:
+        """Return the source and target items that each anchor learns from; none where the truth is not known."""
         work = loop.work
         oracle = with_truth(work.items("target"), work.truth, work.datalist["labels"])
-        validation = with_truth(work.items("validation"), work.truth, work.datalist["labels"])
-        if not self.enabled or not oracle or not validation:
-            return
+        if not self.enabled or not oracle or not work.judged():
+            return {}
         source = [item for item in work.items("source") if item.get("label")]
-        work.launcher.run([_course(work, "source_only", source, []), _course(work, "oracle", [], oracle)])
-        write_comparison(work.run)
+        return {"source_only": (source, []), "oracle": ([], oracle)}
 
 
-def _course(work: Work, name: str, source: Sequence[Item], target: Sequence[Item]) -> Course[Any]:
+def _folder(name: str) -> str:
+    return f"anchors/{name}"
+
+
+def _course(loop: SelfTrainingLoop, name: str, source: Sequence[Item], target: Sequence[Item]) -> Course[Any]:
     logger.info("anchor %s", name)
-    return (yield from work.teaching(StepFolder(work.run / "anchors" / name), source, target))
+    return (yield from loop.work.teaching(loop.step_folder(_folder(name)), source, target))

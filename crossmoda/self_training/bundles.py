@@ -104,7 +104,7 @@ class BundleUse:
             places: settings beside the overrides.
         """
         parser = self._read(kind)
-        parser.update({**self.overrides(kind), **places})
+        parser.update({"bundle_root": str(Path(self.root).resolve()), **self.overrides(kind), **places})
         return parser
 
     def has(self, kind: str, key: str) -> bool:

@@ -32,6 +32,8 @@ from crossmoda.self_training.blending import TumourBlending
 from crossmoda.self_training.bundles import require_known_settings
 from crossmoda.self_training.candidates import Rule
 from crossmoda.self_training.labelling import FATES, LABEL_SUFFIX, accepted, why_left_out
+from crossmoda.self_training.plan import PREDICTED, PlannedStep, PlansSteps, round_steps
+from crossmoda.self_training.progress import Progress
 from crossmoda.self_training.rounds import FromRound, RoundMethod, RoundMethods
 from crossmoda.self_training.steps import StepFolder
 from crossmoda.self_training.views import View, trained
@@ -121,23 +123,30 @@ class SelfTrainingLoop(Engine):
         )
         self.methods = RoundMethods(RoundMethod(segmenter, tuple(rules)), tuple(later_rounds))
         self.logger.setLevel(logging.WARNING)  # ignite's own lines about epochs say less than ours about steps
+        self.progress: Progress | None = None  # while it runs
         self.handlers = tuple(train_handlers)
         for handler in self.handlers:
             handler.attach(self)
 
     def run(self) -> Any:  # type: ignore[override]
         """Do what is not done yet of all rounds."""
-        for method in self.methods.distinct().values():
-            require_known_settings(self.work.views, method.segmenter, self.work.blending, self.work.target_view)
+        self.require_known_settings()
         with exclusive(self.work.run), self.work.launcher:
             self._tidy()
             self.write_description()
-            save_datalist(self.work.dataset_file, dict(self.work.datalist))
             self.require_fit()
+            self.progress = Progress(self.work.run, self.plan(), self.work.launcher.scheduler is not None)
+            self.progress.start()
             return super().run([None], max_epochs=self.max_epochs, epoch_length=1)
 
+    def require_known_settings(self) -> None:
+        """Make sure that what any round hands to other bundles names keys that these have."""
+        for method in self.methods.distinct().values():
+            require_known_settings(self.work.views, method.segmenter, self.work.blending, self.work.target_view)
+
     def require_fit(self) -> None:
-        """Find what would stop any round before anything is trained."""
+        """Write down the dataset, and find what would stop any round before anything is trained."""
+        save_datalist(self.work.dataset_file, dict(self.work.datalist))
         # Round 0 judges nothing; the rules are those of round 1.
         rounds = [(self.work_of(number), self.work_of(max(number, 1) - 1)) for number in self.methods.distinct()]
         self.work.launcher.call("checks", self.work.run, partial(_require_fit, self.work, rounds))
@@ -145,6 +154,17 @@ class SelfTrainingLoop(Engine):
     def work_of(self, number: int) -> Work:
         """Return the work with the method of a round."""
         return self.work.in_round(self.methods.of(number))
+
+    def plan(self) -> list[PlannedStep]:
+        """Return all steps of a run in order, those of its handlers last; what is done already is among them."""
+        rounds = [step for number in range(self.max_epochs) for step in self.plan_of_round(number)]
+        further = [handler.plan(self) for handler in self.handlers if isinstance(handler, PlansSteps)]
+        return rounds + [step for steps in further for step in steps]
+
+    def plan_of_round(self, number: int) -> list[PlannedStep]:
+        """Return the steps of a round."""
+        steps = round_steps(self.work_of(number), number, self._planned_weight(number))
+        return [step.within(f"round_{number}") for step in steps]
 
     def _tidy(self) -> None:
         """Delete half-written files of a killed run, but nothing of the review, where a server may be writing."""
@@ -154,7 +174,11 @@ class SelfTrainingLoop(Engine):
 
     def folder(self, number: int) -> StepFolder:
         """Return the folder of a round."""
-        return StepFolder(self.work.run / f"round_{number}")
+        return self.step_folder(f"round_{number}")
+
+    def step_folder(self, name: str) -> StepFolder:
+        """Return a folder of the run, whose steps count in its progress."""
+        return StepFolder(self.work.run / name, self.progress)
 
     def _round(self, number: int) -> list[dict[str, Any]]:
         work, folder, first = self.work_of(number), self.folder(number), self.folder(0)
@@ -172,7 +196,7 @@ class SelfTrainingLoop(Engine):
             folder,
             work.pseudo_hrt2(first, self.pseudo_hrt2_weight(number, target)),
             target,
-            sections=("target", "validation"),
+            sections=PREDICTED,
             number=number,
             previous=self.folder(number - 1) if number else None,
             rendered=number == 0 and work.target_view is not None,
@@ -189,9 +213,9 @@ class SelfTrainingLoop(Engine):
             CrossmodaError: no real scan has a label, and the round's weight is 0: there is nothing that the recipe
                 would learn from, and translated scans alone would repeat round 0.
         """
+        weight = self._planned_weight(number)
         if number == 0:
-            return 1.0
-        weight = self.pseudo_hrt2_weights[min(number, len(self.pseudo_hrt2_weights)) - 1]
+            return weight
         kept = accepted(target)
         if kept == 0:
             self._tell_that_none_is_accepted(number, target, weight)
@@ -204,6 +228,10 @@ class SelfTrainingLoop(Engine):
             )
             return 1.0
         return weight
+
+    def _planned_weight(self, number: int) -> float:
+        """Return the weight that the settings give to translated scans in a round."""
+        return self.pseudo_hrt2_weights[min(number, len(self.pseudo_hrt2_weights)) - 1] if number else 1.0
 
     def _tell_that_none_is_accepted(self, number: int, target: Sequence[Mapping[str, Any]], weight: float) -> None:
         """Say which rules left all cases out and what to do; go on only where translated scans are learnt from."""

@@ -9,7 +9,10 @@ from ignite.engine import Engine, Events
 
 from crossmoda.evaluation.report import write_report
 from crossmoda.self_training.loop import SelfTrainingLoop
-from crossmoda.self_training.steps import MANIFEST, Step, StepFolder
+from crossmoda.self_training.plan import PlannedStep
+from crossmoda.self_training.steps import MANIFEST, Step
+
+REPORT = "report"
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,10 @@ class Report:
         """Listen to the end of the loop."""
         engine.add_event_handler(Events.COMPLETED, self)
 
+    def plan(self, loop: SelfTrainingLoop) -> list[PlannedStep]:
+        """Return the page as a step of the run folder itself."""
+        return [PlannedStep(REPORT, brief=True, folder=".")] if self.enabled else []
+
     def __call__(self, loop: SelfTrainingLoop) -> None:
         """Write the report if any manifest or setting of the run has changed since it was written."""
         if not self.enabled:
@@ -37,4 +44,4 @@ class Report:
             write_report(run, output=place / "report.html")
 
         inputs = {path.relative_to(run).as_posix(): path for path in shown}
-        StepFolder(run).do(Step("report", ("report.html",), work, inputs=inputs))
+        loop.step_folder(".").do(Step(REPORT, ("report.html",), work, inputs=inputs))

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from crossmoda.errors import CrossmodaError
 from crossmoda.files import (
@@ -71,15 +71,27 @@ class Step:
         return hash_of({"name": self.name, "config": self.config, "inputs": inputs})
 
 
+class StepWatch(Protocol):
+    """What wants to hear of the steps of some folders."""
+
+    def begun(self, folder: Path, name: str) -> None:
+        """Hear that a step has to be done and is beginning."""
+
+    def ended(self, folder: Path, name: str, done: bool) -> None:
+        """Hear that a step is in the manifest of a folder; ``done`` tells whether it had to be done."""
+
+
 class StepFolder:
     """A folder whose content is made by steps, and the manifest that records them.
 
     Args:
         path: of the folder; made when the first step runs.
+        watch: hears of every step.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, watch: StepWatch | None = None) -> None:
         self.path = path
+        self.watch = watch
         self.redone: list[str] = []  # names of the steps that this process did, in order
 
     def records(self) -> dict[str, Any]:
@@ -101,22 +113,32 @@ class StepFolder:
     def doing(self, step: Step) -> Course[bool]:
         """Follow a step: its work is done by whoever launches the course, the record is kept in this process."""
         key = step.key()
-        if self.is_done(step, key):
-            return False
+        needed = not self.is_done(step, key)
+        if needed:
+            yield from self._doing(step, key)
+        if self.watch is not None:
+            self.watch.ended(self.path, step.name, needed)
+        return needed
+
+    def _doing(self, step: Step, key: str) -> Course[None]:
         logger.info("%s/%s", self.path.name, step.name)
+        if self.watch is not None:
+            self.watch.begun(self.path, step.name)
+        resumed = self._place_of(step.name, key).is_dir()
         workplace = self._workplace(step.name, key)
         name = "/".join([*self.path.parts[-2:], step.name])
         seconds = yield Piece(name, workplace, partial(step.work, workplace), step.here)
         self._finish(step, workplace)
-        self._record(step, key, seconds)
+        self._record(step, key, seconds, resumed)
         self.redone.append(step.name)
-        return True
+
+    def _place_of(self, name: str, key: str) -> Path:
+        return self.path / f"{_prefix(name)}{key[:12]}"
 
     def _workplace(self, name: str, key: str) -> Path:
         """Return the step's hidden folder, kept from an interrupted try; those of other keys are deleted."""
-        prefix = f".{name.replace('/', '_')}{PARTIAL_MARK}"
-        workplace = self.path / f"{prefix}{key[:12]}"
-        for other in self.path.glob(f"{prefix}*"):
+        workplace = self._place_of(name, key)
+        for other in self.path.glob(f"{_prefix(name)}*"):
             if other != workplace:
                 shutil.rmtree(other, ignore_errors=True)
         try:
@@ -142,7 +164,7 @@ class StepFolder:
                 made.replace(final)
         shutil.rmtree(workplace, ignore_errors=True)
 
-    def _record(self, step: Step, key: str, seconds: float) -> None:
+    def _record(self, step: Step, key: str, seconds: float, resumed: bool) -> None:
         records = self.records()
         records[step.name] = {
             "key": key,
@@ -154,6 +176,7 @@ class StepFolder:
             "outputs": {name: fingerprint(self.path / name) for name in step.outputs},
             "seconds": round(seconds, 2),
             "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            **({"resumed": True} if resumed else {}),  # the seconds are then those of the last try alone
         }
         write_json(self.path / MANIFEST, {"steps": records})
 
@@ -162,6 +185,11 @@ class StepFolder:
         if recorded is None or not path.exists():
             return False
         return recorded["state"] == _state(path) or recorded["sha256"] == sha256_of_tree(path)
+
+
+def _prefix(name: str) -> str:
+    """Return how the names of a step's hidden folders begin."""
+    return f".{name.replace('/', '_')}{PARTIAL_MARK}"
 
 
 def fingerprint(path: Path) -> dict[str, str]:

@@ -18,6 +18,7 @@ from crossmoda.files import hash_of, read_json, sha256_of, write_json
 from crossmoda.labels import model_labels
 from crossmoda.launching import Course, Launcher
 from crossmoda.segmentation.apart.members import ONLY_AUGMENTED
+from crossmoda.self_training import plan
 from crossmoda.self_training.blending import TumourBlending
 from crossmoda.self_training.bundles import BundleUse
 from crossmoda.self_training.candidates import Rule
@@ -30,16 +31,15 @@ from crossmoda.self_training.datalists import (
 )
 from crossmoda.self_training.frozen_reviews import freeze_reviews
 from crossmoda.self_training.labelling import LABEL_SUFFIX, Labelling, require_measured, require_trust_read
+from crossmoda.self_training.plan import SCAN_DIR, SCANS, SEEN, SINGAN, PlannedStep
 from crossmoda.self_training.rounds import RoundMethod
 from crossmoda.self_training.steps import Step, StepFolder
 from crossmoda.self_training.views import (
-    TRANSLATOR,
     View,
     files_read,
     rendered_file,
     require_views,
     source_images,
-    trained,
     translated,
 )
 from crossmoda.translation.tumour_blending import PLAN
@@ -47,10 +47,7 @@ from crossmoda.translation.tumour_blending import PLAN
 PSEUDO_HRT2_SUFFIX = "_hrT2.nii.gz"
 AGREED = ("structures", "spacing", "prepare")  # between a segmenter's training and its inference
 INITIAL_WEIGHTS = "initial_weights"  # setting of the segmenter's training
-SCAN_DIR = "scan_dir"  # setting of the segmenter's inference: where the hrT2 scans are that it sees rendered
-SCANS = "scans"
 SEEN_DATALIST = "target_view.json"
-SEEN = "target_view"  # folder of the target scans as the first segmenter sees them
 
 Metrics = dict[str, Any]
 
@@ -108,11 +105,11 @@ class Work:
 
     def train_translators(self, folder: StepFolder) -> None:
         """Train the translators of all views that have one of their own."""
-        self._do(folder, *[self._translator(view, use) for view, use in trained(self.views).items()])
+        self._do(folder, *[self._translator(planned) for planned in plan.translators(self)])
 
-    def _translator(self, view: str, use: BundleUse) -> Step:
+    def _translator(self, planned: PlannedStep) -> Step:
         """Train on all source and target images, and where the settings ask for them on the source's labels."""
-        output = f"{TRANSLATOR}{view}"
+        output, view, use = planned.name, planned.view, planned.uses[plan.TRAIN]
         images = [*self.items("source"), *self.items("target")]
         training = use.config("train")
         config = {"train": training, "data": content_hash(images, keys=("image",))}
@@ -126,19 +123,17 @@ class Work:
 
     def translate(self, folder: StepFolder) -> None:
         """Render every source case as pseudo-hrT2 in every view, on the grid of its ceT1."""
-        views = translated(self.views)
-        self._do(
-            folder, *[self._rendering(folder, views[view], f"pseudo_hrt2/{view}", view, ("source",)) for view in views]
-        )
+        self._do(folder, *[self._rendering(folder, planned, ("source",)) for planned in plan.renderings(self)])
 
     def render_targets(self, folder: StepFolder) -> None:
         """Render the hrT2 scans as round 0 sees them, each on its own grid, if it does not see them as they are."""
-        if self.target_view is None:
+        planned = {step.name: step for step in plan.target_renderings(self)}
+        if SEEN not in planned:
             return
-        self._do(folder, self._rendering(folder, self.target_view, SEEN, SEEN, ("target", "validation")))
+        self._do(folder, self._rendering(folder, planned[SEEN], ("target", "validation")))
         seen = {**self.datalist, **{section: self.seen_items(folder, section) for section in ("target", "validation")}}
         write_datalist_once(folder.path / SEEN_DATALIST, seen)
-        if self.segmenter.has("inference", SCAN_DIR):
+        if SCANS in planned:
             self._copy_scans(folder)
 
     def seen_items(self, folder: StepFolder, section: str) -> list[Item]:
@@ -159,8 +154,9 @@ class Work:
 
         self._do(folder, Step(SCANS, (SCANS,), work, {"data": content_hash(items, keys=("image",))}))
 
-    def _rendering(self, folder: StepFolder, use: BundleUse, output: str, view: str, sections: Sequence[str]) -> Step:
+    def _rendering(self, folder: StepFolder, planned: PlannedStep, sections: Sequence[str]) -> Step:
         """Translate the scans of some sections of the dataset into a folder of the round."""
+        output, view, use = planned.name, planned.view, planned.uses[plan.INFERENCE]
         weights = {setting: folder.path / file for setting, file in files_read(view, use).items()}
         images = [item for section in sections for item in self.items(section)]
         config = {"inference": use.config("inference"), "data": content_hash(images, keys=("image",))}
@@ -178,7 +174,7 @@ class Work:
         """Find what would stop views or blending before anything is trained."""
         require_views(self.views, self.target_view)
         if self.blending is not None:
-            learnt = (self.run / "round_0" / "singan" / "model.json").is_file()
+            learnt = (self.run / "round_0" / SINGAN / "model.json").is_file()
             self.blending.require_fit(self.dataset_file, self.datalist["labels"], learnt)
 
     def require_round(self, before: Work | None) -> None:
@@ -207,26 +203,26 @@ class Work:
         blending = self.blending
         if blending is None:
             return
-        if blending.harmonises:
-            self._do(folder, self._singan(blending))
-        self._do(folder, *[self._blended(folder, blending, view) for view in translated(self.views)])
+        trained, blended = plan.augmentations(self)
+        self._do(folder, *[self._singan(blending) for _ in trained])
+        self._do(folder, *[self._blended(folder, blending, planned) for planned in blended])
 
     def _singan(self, blending: TumourBlending) -> Step:
         config = blending.singan_config(self.items("source"), self.items("target"))
 
         def work(place: Path) -> None:
-            self._train(blending, place, "singan", self.dataset_file, config, {"round": 0})
+            self._train(blending, place, SINGAN, self.dataset_file, config, {"round": 0})
 
-        return Step("singan", ("singan",), work, config)
+        return Step(SINGAN, (SINGAN,), work, config)
 
-    def _blended(self, folder: StepFolder, blending: TumourBlending, view: str) -> Step:
+    def _blended(self, folder: StepFolder, blending: TumourBlending, planned: PlannedStep) -> Step:
         """Blend altered structures into a view's pseudo-hrT2."""
-        output = f"blended/{view}"
+        output, view = planned.name, planned.view
         labelled = [item for item in self.items("source") if item.get("label")]
         config = {"inference": blending.config("inference"), "data": content_hash(labelled, keys=("label",))}
         inputs = {"pseudo_hrt2": folder.path / "pseudo_hrt2" / view}
         if blending.harmonises:
-            inputs["weights"] = folder.path / "singan" / "model.pt"
+            inputs["weights"] = folder.path / SINGAN / "model.pt"
 
         def work(place: Path) -> None:
             blending.run(
@@ -251,9 +247,9 @@ class Work:
 
     def freeze_reviews(self, folder: StepFolder, studies: Path | None) -> None:
         """Copy the clinicians' labels as they are now into the round, once: later changes belong to later rounds."""
-        if "reviewed" not in folder.records():
+        if plan.REVIEWED not in folder.records():
             step = Step(
-                "reviewed", ("reviewed",), lambda place: freeze_reviews(studies, place / "reviewed", self.structures)
+                plan.REVIEWED, ("reviewed",), lambda place: freeze_reviews(studies, place / "reviewed", self.structures)
             )
             folder.do(step)
 
@@ -274,7 +270,7 @@ class Work:
         def work(place: Path) -> None:
             labelling.write(place / "pseudo_labels")
 
-        self._do(folder, Step("pseudo_labels", ("pseudo_labels",), work, config, labelling.inputs()))
+        self._do(folder, Step(plan.PSEUDO_LABELS, ("pseudo_labels",), work, config, labelling.inputs()))
         return labelling.items(folder.path / "pseudo_labels", {"round": number - 1, "model": sha256_of(model)})
 
     def write_datalist(self, folder: StepFolder, source: Sequence[Item], target: Sequence[Item]) -> None:
@@ -307,7 +303,7 @@ class Work:
                 places["scheduler"] = scheduler
             self._train(self.segmenter, place, "segmenter", datalist, config, {"round": number}, **places)
 
-        return Step("segmenter", ("segmenter",), work, config, begins, here=launches)
+        return Step(plan.SEGMENTER, ("segmenter",), work, config, begins, here=launches)
 
     def _prediction(self, folder: StepFolder, sections: Sequence[str], rendered: bool) -> Step:
         """Label the dataset's hrT2 scans with the folder's segmenter, with an uncertainty map each."""
@@ -332,11 +328,15 @@ class Work:
                 **places,
             )
 
-        return Step("predictions", ("predictions", "uncertainty"), work, config, inputs)
+        return Step(plan.PREDICTIONS, ("predictions", "uncertainty"), work, config, inputs)
+
+    def judged(self) -> list[Item]:
+        """Return the validation cases whose truth is known, with that label."""
+        return with_truth(self.items("validation"), self.truth, self.datalist["labels"])
 
     def _evaluation(self, folder: StepFolder) -> Step | None:
         """Measure the predictions on validation cases whose truth is known; None where there is none."""
-        items = with_truth(self.items("validation"), self.truth, self.datalist["labels"])
+        items = self.judged()
         if not items:
             return None
         config = {"truth": content_hash(items, keys=("label",)), "structures": list(self.structures)}
@@ -353,7 +353,7 @@ class Work:
             )
             write_json(place / "metrics.json", metrics)
 
-        return Step("metrics", ("metrics.json",), work, config, {"predictions": folder.path / "predictions"})
+        return Step(plan.METRICS, ("metrics.json",), work, config, {"predictions": folder.path / "predictions"})
 
     def teach(self, folder: StepFolder, source: Sequence[Item], target: Sequence[Item], **how: Any) -> Metrics | None:
         """Follow ``teaching`` by itself."""
@@ -365,7 +365,7 @@ class Work:
         folder: StepFolder,
         source: Sequence[Item],
         target: Sequence[Item],
-        sections: Sequence[str] = ("validation",),
+        sections: Sequence[str] = plan.TAUGHT,
         number: int | None = None,
         previous: StepFolder | None = None,
         rendered: bool = False,

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support import run_loop, tiny_loop
+from support import planned, recorded, run_loop, tiny_loop
 
 from crossmoda.data.datalist import load_datalist
 from crossmoda.data.volumes import read_volume, same_grid
@@ -69,6 +69,7 @@ def test_every_round_trains_both_members_and_labels_every_scan(run: Path, tiny_d
             assert same_grid(folder / "predictions" / f"{item['case']}_Label.nii.gz", item["image"])
         assert set(read_json(folder / "uncertainty" / "uncertainty.json")) == {item["case"] for item in items}
         assert (folder / "metrics.json").is_file()
+    assert recorded(run) == planned(run)
     assert "cochleae" in (run / "report.html").read_text(encoding="utf-8")
 
 

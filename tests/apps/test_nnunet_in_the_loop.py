@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support import run_loop, tiny_loop
+from support import planned, recorded, run_loop, tiny_loop
 
 from crossmoda.data.datalist import load_datalist
 from crossmoda.data.volumes import read_volume, same_grid
@@ -60,6 +60,7 @@ def test_every_round_trains_nnunet_on_its_own_datalist_and_labels_every_scan(run
             assert same_grid(folder / "predictions" / f"{item['case']}_Label.nii.gz", item["image"])
         assert set(read_json(folder / "uncertainty" / "uncertainty.json")) == {item["case"] for item in items}
         assert (folder / "metrics.json").is_file()
+    assert recorded(run) == planned(run)
     first, second = (read_json(run / f"round_{n}" / "segmenter" / "model.json")["sha256"] for n in (0, 1))
     assert first != second
 

@@ -22,6 +22,7 @@ from crossmoda.errors import find_user_error
 from crossmoda.files import read_json
 from crossmoda.segmentation.nnunet import training as nnunet_training
 from crossmoda.segmentation.nnunet.settings import NnUNetFolders
+from crossmoda.segmentation.nnunet.spent import read_spent
 
 pytest.importorskip("nnunetv2")
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("in_the_repository", "one_thread")]
@@ -94,6 +95,17 @@ def test_the_history_has_the_mean_of_both_folds_losses(trained: Path) -> None:
     printed = [float(re.findall(r"train_loss (\S+)", log)[-1]) for log in logs]
     assert len(printed) == 2
     assert history["series"]["loss"] == [pytest.approx(sum(printed) / 2, abs=1e-4)]
+
+
+def test_what_it_took_is_recorded_and_the_time_left_is_told(trained: Path) -> None:
+    spent = read_spent(trained)
+    assert set(spent.watch.seconds) == {"planning", "training", "validation", "choosing"}
+    assert len(spent.epochs["3d_fullres"]) == 2  # one of each fold
+    pace = spent.pace("3d_fullres", steps=3)
+    assert 0 < 3 * pace.step < spent.watch.seconds["training"]
+    assert spent.mib > 100
+    for log in (trained / "nnunet").rglob("training_log*.txt"):
+        assert "0 epochs left in this fold, about 0.0 s" in log.read_text()
 
 
 def test_everything_lies_in_the_run_and_this_process_s_environment_is_left_alone(trained: Path) -> None:

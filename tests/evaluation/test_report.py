@@ -18,7 +18,6 @@ from crossmoda.evaluation.report import write_report
 from crossmoda.evaluation.report.charts import learning_chart
 from crossmoda.evaluation.report.panels import draw_panel, focus, middle
 from crossmoda.evaluation.report.pictures import by_uncertainty, case_strips, ranked_cases
-from crossmoda.evaluation.report.provenance import duration_text
 from crossmoda.evaluation.report.run_folder import RunFolder
 from crossmoda.evaluation.report.slices import AXIAL, to_ras, window_about
 from crossmoda.files import write_json
@@ -235,11 +234,6 @@ def test_learning_curves_skip_epochs_without_a_measurement() -> None:
     assert "val mean dice" in svg
     assert "scores" in svg
     assert learning_chart("a model", {"epoch": [], "series": {}}) == ""
-
-
-@pytest.mark.parametrize(("seconds", "text"), [(3.25, "3.2 s"), (42, "42 s"), (200, "3 min 20 s"), (7500, "2 h 5 min")])
-def test_durations_are_told_as_people_do(seconds: float, text: str) -> None:
-    assert duration_text(seconds) == text
 
 
 def test_scans_of_ordinary_size_are_reported_in_a_few_seconds_of_processor_time(make_run: Callable[..., Any]) -> None:

@@ -61,6 +61,30 @@ def test_a_fold_leaves_out_all_views_and_copies_of_its_patients(datalist: Path) 
     assert len(seen) == len(set(seen)) == 14  # every view of every patient is judged once
 
 
+def only(datalist: Path, kept: Any) -> Path:
+    """Write the datalist with the source items alone that are kept, and pseudo-labelled target items."""
+    found = json.loads(datalist.read_text())
+    for entry in found["target"]:
+        entry["provenance"] = {"status": "pseudo"}
+    datalist.write_text(json.dumps({**found, "source": [entry for entry in found["source"] if kept(entry)]}))
+    return datalist
+
+
+def judged_of_folds(datalist: Path, folds: int) -> list[tuple[str, str]]:
+    found = [cases_to_validate(datalist, fold=f, folds=folds, train_sections=SECTIONS) for f in range(folds)]
+    return sorted(pair for fold in found for pair in names(fold))
+
+
+def test_where_there_are_augmented_copies_alone_they_are_judged(datalist: Path) -> None:
+    """As of a member that learns from them (Salle 2022), beside real scans whose labels are a network's."""
+    copies = only(datalist, lambda entry: "+" in entry["view"])
+    assert judged_of_folds(copies, 3) == [("ldn_3", "cut+vs_x0.7_scale13")]
+
+
+def test_where_all_labels_are_a_network_s_all_are_judged(datalist: Path) -> None:
+    assert judged_of_folds(only(datalist, lambda entry: False), 2) == [("ldn_106", ""), ("ldn_107", "")]
+
+
 @pytest.mark.parametrize(("key", "value"), [("confidence", "trust.nii.gz"), ("structure_weights", {"cochlea": 0.3})])
 def test_trust_that_a_training_does_not_read_is_refused(datalist: Path, key: str, value: Any) -> None:
     (datalist.parent / "trust.nii.gz").touch()

@@ -103,6 +103,16 @@ def test_weights_that_count_as_1_are_named_once_and_0_leaves_a_case_out(
 # --- The data set ---
 
 
+def test_nnunet_is_told_of_as_many_cases_as_it_is_to_plan_for(datalist: Path, tmp_path: Path) -> None:
+    named = name_items(cases_to_learn(datalist, ["source", "target"]))
+    write_raw_dataset(tmp_path / "raw", named, {"extra": 1, "intra": 2, "cochlea": 3}, STRUCTURES, count=420)
+    assert read_json(tmp_path / "raw" / "dataset.json")["numTraining"] == 420
+    plain, planned = NnUNetSettings(STRUCTURES), NnUNetSettings(STRUCTURES, plan_for_cases=420)
+    assert plain.planning_key != planned.planning_key
+    with pytest.raises(CrossmodaError, match="plan_for_cases is 0"):
+        NnUNetSettings(STRUCTURES, plan_for_cases=0)
+
+
 def test_labels_become_the_model_s_numbers_by_name(datalist: Path, tmp_path: Path) -> None:
     """2023 writes extra 1, intra 2, cochlea 3; the pseudo-label cochlea 1, vs 2. The model's are vs 1, cochlea 2."""
     named = name_items(cases_to_learn(datalist, ["source", "target"]))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from support import run_loop, tiny_loop
+from support import planned, recorded, run_loop, tiny_loop
 
 from crossmoda.data.datalist import load_datalist, segmentation_items
 from crossmoda.data.volumes import same_grid
@@ -89,6 +89,7 @@ def test_augmented_volumes_join_the_datalist_with_their_case_s_label(finished: P
 
 def test_the_steps_are_recorded_and_the_singan_says_what_made_it(finished: Path, tiny_dataset: Path) -> None:
     steps = read_json(finished / "round_0" / "manifest.json")["steps"]
+    assert recorded(finished) == planned(finished)
     assert list(steps)[:4] == ["translator_cyclegan", "pseudo_hrt2/cyclegan", "singan", "blended/cyclegan"]
     assert set(steps["blended/cyclegan"]["inputs"]) == {"pseudo_hrt2", "weights"}
     sidecar = read_json(finished / "round_0" / "singan" / "model.json")

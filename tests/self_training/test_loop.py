@@ -19,14 +19,16 @@ import pytest
 import torch
 import yaml
 from monai.bundle import ConfigWorkflow
-from support import LOOP, run_loop, tiny_loop
+from support import LOOP, planned, recorded, run_loop, tiny_loop
 
+from crossmoda.__main__ import main
 from crossmoda.data.datalist import load_datalist
 from crossmoda.data.volumes import read_volume, same_grid, write_volume
 from crossmoda.errors import CrossmodaError, find_user_error
 from crossmoda.files import read_json, sha256_of_tree
 from crossmoda.self_training import continue_run, load_run
 from crossmoda.self_training.datalists import view_items
+from crossmoda.self_training.progress import Progress
 
 SETTINGS = tiny_loop(
     rounds=1,
@@ -97,6 +99,40 @@ def test_a_run_holds_models_labels_metrics_comparison_and_report(finished: Path,
         assert same_grid(finished / "round_1" / "predictions" / f"{case}_Label.nii.gz", item["image"])
         assert same_grid(finished / "round_1" / "uncertainty" / f"{case}_uncertainty.nii.gz", item["image"])
         assert 0 <= scores[case] <= 1
+
+
+def test_a_run_does_the_steps_that_it_planned(finished: Path) -> None:
+    assert recorded(finished) == planned(finished)
+    assert list(planned(finished)) == ["round_0", "round_1", "anchors/source_only", "anchors/oracle", "."]
+
+
+def test_an_estimate_is_near_what_the_run_took_and_tells_it_the_time_left(
+    run: Path, tiny_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = [tmp_path / "sizes.yaml", tmp_path / "rounds.yaml"]
+    files[0].write_text(yaml.safe_dump({**SETTINGS, "rounds": 7}))
+    files[1].write_text("rounds: 1")
+    configs = [argument for file in files for argument in ("--config", str(file))]
+    assert main(["estimate", str(tiny_dataset), *configs, "--price_per_hour", "2", "--output_dir", str(run)]) == 0
+    printed = capsys.readouterr().out
+    found = read_json(run / "estimate.json")
+    assert {*found["steps"], *found["left_out"]} == {step.key for step in load_run(run).plan()}
+    assert found["left_out"] == ["round_1/reviewed", "./report"]
+    assert found["scans"] == {"source": 2, "target": 2, "validation": 1}
+    seconds = {
+        f"{folder}/{name}": record["seconds"]
+        for folder in recorded(run)
+        for name, record in read_json(run / folder / "manifest.json")["steps"].items()
+    }
+    took, expected = sum(seconds[key] for key in found["steps"]), sum(found["steps"].values())
+    assert took / 3 < expected < 3 * took
+    assert found["hours"] == pytest.approx(expected / 3600, abs=1e-3)
+    assert f"cost: {2 * found['hours']:.2f}, at 2 an hour" in printed
+    assert "translator_cyclegan, training step          4 " in printed  # two epochs of two, in round 0 alone
+    assert "segmenter, training step                   16 " in printed  # of two rounds and two anchors
+    shutil.rmtree(run / "round_1")
+    unknown = Progress(run, load_run(run).plan()).left()
+    assert unknown[1] == 0
 
 
 def test_the_second_round_learns_from_translated_and_real_scans(finished: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support import run_loop, tiny_loop
+from support import planned, recorded, run_loop, tiny_loop
 
 from crossmoda.data.datalist import load_datalist
 from crossmoda.data.volumes import read_volume, same_grid
@@ -60,6 +60,7 @@ def test_confidence_and_agreement_reach_the_rules_and_trust_reaches_the_training
     weights = [items[case]["weight"] for case in sorted(items, key=scores.__getitem__)]
     assert weights == pytest.approx([1.0, 0.5])  # the surest of the two, and the other
     assert "TrustVoxels" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert recorded(tmp_path / "run") == planned(tmp_path / "run")
 
 
 @pytest.mark.parametrize(
@@ -78,3 +79,4 @@ def test_the_papers_selections_run_with_the_bundles_as_they_are(
     for fate in fates.values():
         assert {finding["rule"] for finding in fate["rules"]} & judges
     assert (tmp_path / "run" / "round_1" / "segmenter" / "model.pt").is_file()
+    assert recorded(tmp_path / "run") == planned(tmp_path / "run")

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support import run_loop, tiny_loop
+from support import planned, recorded, run_loop, tiny_loop
 
 from crossmoda.data.datalist import load_datalist
 from crossmoda.data.volumes import read_volume
@@ -45,6 +45,7 @@ def test_each_view_is_a_training_image_that_shares_the_label(two_views: Path, ti
     assert all(len(labels) == 1 for labels in by_case.values())
     first, second = (read_volume(item["image"]).array for item in (items[0], items[len(cases)]))
     assert not np.allclose(first, second, atol=0.01)
+    assert recorded(two_views.parent) == planned(two_views.parent)
 
 
 def test_folds_keep_the_views_of_a_patient_together(two_views: Path) -> None:
@@ -63,6 +64,7 @@ def test_two_styles_come_from_one_translator(tiny_dataset: Path, tmp_path: Path)
     assert views == ["ldn", "ldn", "etz", "etz"]
     renderings = read_json(round_0 / "manifest.json")["steps"]["pseudo_hrt2/etz"]
     assert renderings["inputs"]["weights"]["path"] == "translator_ldn/model.pt"
+    assert recorded(tmp_path / "run") == planned(tmp_path / "run")
 
 
 def test_a_view_must_name_one_that_trains(tiny_dataset: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from crossmoda.durations import duration_text
 from crossmoda.evaluation.report.run_folder import RunFolder
 from crossmoda.files import read_json
 
@@ -26,16 +27,6 @@ class StepTime:
     def duration(self) -> str:
         """The time it took, for people."""
         return duration_text(self.seconds)
-
-
-def duration_text(seconds: float) -> str:
-    """Return a duration as ``12 s``, ``3 min 20 s`` or ``2 h 5 min``."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
 def step_times(run: RunFolder) -> list[StepTime]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from crossmoda.durations import duration_text
 from crossmoda.evaluation.comparison import STAGE_MEANINGS, STAGE_NAMES, STAGES, recovered, stage_files
 from crossmoda.evaluation.metrics import BOUNDARY, METRICS
 from crossmoda.evaluation.report.blending import blended_views
@@ -22,7 +23,7 @@ from crossmoda.evaluation.report.pictures import (
     source_strips,
     uncertainty_cards,
 )
-from crossmoda.evaluation.report.provenance import configuration, duration_text, facts, step_times
+from crossmoda.evaluation.report.provenance import configuration, facts, step_times
 from crossmoda.evaluation.report.run_folder import RunFolder
 from crossmoda.evaluation.report.selection import EFFECTS, selections
 from crossmoda.files import read_json, write_text

@@ -128,6 +128,10 @@ class ApartTraining:
     def _place(self, member: Member) -> Path:
         return self.output_dir / "members" / member.name
 
+    def settings_of(self, member: Member) -> dict[str, Any]:
+        """Return the settings that decide the result of a member's training: its own, and the shared ones."""
+        return self._settings(member)[1]
+
     def _settings(self, member: Member) -> tuple[list[str], dict[str, Any]]:
         """Return the files of a member's training and the settings that decide its result."""
         files = files_of(self.bundle_root, "train.yaml", member.overlays)

@@ -45,6 +45,7 @@ def write_raw_dataset(
     labels: Mapping[str, int],
     structures: Sequence[str],
     prepare: Sequence[Transform] = (),
+    count: int | None = None,
 ) -> None:
     """Write ``dataset.json``, ``imagesTr`` and ``labelsTr`` (and ``cases.json``), whole or not at all.
 
@@ -59,6 +60,7 @@ def write_raw_dataset(
         labels: ``name -> number`` of label files whose item does not say.
         structures: what is to be segmented.
         prepare: array transforms of intensity, applied to each image (see ``PrepareImage``).
+        count: of the cases that nnU-Net is told of; by default those that are written.
 
     Raises:
         CrossmodaError: a structure that labels cannot tell apart or that no label shows, or a label that is not on its
@@ -84,7 +86,7 @@ def write_raw_dataset(
             raise CrossmodaError(
                 f"no label shows {' or '.join(absent)}; add cases that do, or leave it out of structures"
             )
-        write_json(partial / "dataset.json", dataset_json(structures, len(named)))
+        write_json(partial / "dataset.json", dataset_json(structures, count or len(named)))
         write_json(partial / CASES, {key: _identity(item) for key, item in named.items()})
 
 

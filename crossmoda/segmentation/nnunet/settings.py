@@ -21,6 +21,14 @@ CONFIGURATIONS = ("2d", "3d_fullres", "3d_lowres")
 DATASET_ID = 1  # every run folder is a world of its own, in which there is one data set
 DATASET = f"Dataset{DATASET_ID:03d}_crossmoda"
 PLANS = "nnUNetPlans"
+POSITIVE = (
+    "max_epochs",
+    "iterations_per_epoch",
+    "validation_iterations",
+    "checkpoint_interval",
+    "memory_gb",
+    "plan_for_cases",
+)
 
 
 def require_nnunet() -> None:
@@ -45,6 +53,7 @@ class NnUNetSettings:
         seed: of the folds; nnU-Net's own draws are not seeded.
         planner: nnU-Net's planner, e.g. ``ExperimentPlanner`` or ``nnUNetPlannerResEncM``.
         memory_gb: GPU memory that patch and batch are made to fit; the planner's own target by default.
+        plan_for_cases: as if there were so many: nnU-Net makes its batches smaller for few; by default those there are.
         target_spacing: mm along x, y and z in RAS, to which ``3d_fullres`` resamples; nnU-Net's own choice by default.
         trainer: nnU-Net's trainer class, e.g. ``nnUNetTrainer`` or ``nnUNetTrainerNoMirroring``.
         max_epochs: of each fold.
@@ -66,6 +75,7 @@ class NnUNetSettings:
     seed: int = 0
     planner: str = "ExperimentPlanner"
     memory_gb: float | None = None
+    plan_for_cases: int | None = None
     target_spacing: Sequence[float] | None = None
     trainer: str = "nnUNetTrainer"
     max_epochs: int | None = None
@@ -101,7 +111,7 @@ class NnUNetSettings:
         """Refuse numbers that cannot be."""
         if self.num_workers < 0:
             raise CrossmodaError(f"num_workers is {self.num_workers}; give 0 or more")
-        for name in ("max_epochs", "iterations_per_epoch", "validation_iterations", "checkpoint_interval", "memory_gb"):
+        for name in POSITIVE:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise CrossmodaError(f"{name} is {value}; give a positive number, or null for nnU-Net's own")
@@ -131,7 +141,8 @@ class NnUNetSettings:
     def planning_key(self) -> str:
         """A hash of what decides the plans."""
         spacing = [] if self.target_spacing is None else [[float(size) for size in self.target_spacing]]
-        return hash_of([self.planner, self.memory_gb, *spacing])
+        cases = [] if self.plan_for_cases is None else [f"for {self.plan_for_cases} cases"]
+        return hash_of([self.planner, self.memory_gb, *spacing, *cases])
 
     @property
     def training_key(self) -> str:

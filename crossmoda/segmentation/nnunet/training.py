@@ -20,6 +20,7 @@ from crossmoda.segmentation.cases import cases_to_learn, disk_labels, training_f
 from crossmoda.segmentation.nnunet.model import export_model
 from crossmoda.segmentation.nnunet.raw_dataset import name_items, patient_splits, write_raw_dataset
 from crossmoda.segmentation.nnunet.settings import NnUNetFolders, NnUNetSettings, require_nnunet
+from crossmoda.segmentation.nnunet.spent import ROOT
 
 WORKER = "crossmoda.segmentation.nnunet.worker"
 JOB = "job.json"
@@ -75,7 +76,7 @@ class NnUNetTraining:
         self.prepare = list(prepare)
         self.agreed = {"prepare": describe_transforms(prepare)}
         self.settings = NnUNetSettings(**settings)
-        self.folders = NnUNetFolders(self.output_dir / "nnunet")
+        self.folders = NnUNetFolders(self.output_dir / ROOT)
 
     def run(self) -> None:
         """Do what is left to be done.
@@ -133,8 +134,9 @@ class NnUNetTraining:
             logger.warning("%s: other data or plans than before; nnU-Net starts afresh", self.folders.root)
             shutil.rmtree(self.folders.root)
         if not (self.folders.raw / "dataset.json").is_file():
-            labels, structures = disk_labels(self.dataset_dir), self.settings.structures
-            write_raw_dataset(self.folders.raw, named, labels, structures, self.prepare)
+            labels, settings = disk_labels(self.dataset_dir), self.settings
+            written = (settings.structures, self.prepare, settings.plan_for_cases)
+            write_raw_dataset(self.folders.raw, named, labels, *written)
         self.folders.preprocessed.mkdir(parents=True, exist_ok=True)
         if splits:
             write_json(self.folders.preprocessed / "splits_final.json", splits)

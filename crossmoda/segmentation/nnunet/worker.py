@@ -14,13 +14,17 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from crossmoda.durations import duration_text
+from crossmoda.engines.memory import peak_on_mib
 from crossmoda.errors import CrossmodaError
 from crossmoda.files import atomic_path, hash_of, read_json, remove_leavings, write_json
 from crossmoda.processes import end_with_parent
 from crossmoda.segmentation.nnunet.settings import ALL, CHECKPOINTS, DATASET_ID, PLANS, NnUNetFolders, NnUNetSettings
+from crossmoda.segmentation.nnunet.spent import Spent
 
 if TYPE_CHECKING:
     from monai.apps.nnunet import nnUNetV2Runner
@@ -40,15 +44,19 @@ def main(job_file: str, parent: str) -> int:
     end_with_parent(int(parent))
     job = read_json(job_file)
     folders, settings = NnUNetFolders(Path(job["root"])), NnUNetSettings(**job["settings"])
+    spent = Spent()
     try:
-        plan(folders, settings)
+        with spent.watch.time("planning"):
+            plan(folders, settings)
         trained = [
-            train_fold(folders, settings, configuration, fold)
+            train_fold(folders, settings, configuration, fold, spent)
             for configuration in settings.configurations
             for fold in settings.fold_names
         ]
         if settings.cross_validated:
-            choose(folders, settings, anew=any(trained))
+            with spent.watch.time("choosing"):
+                choose(folders, settings, anew=any(trained))
+        spent.write(folders, peak_on_mib(settings.device.split(":")[0]))  # which GPU is in the environment
     except CrossmodaError as error:
         write_json(Path(job_file).with_name("error.json"), {"message": str(error)})
         return 1
@@ -102,7 +110,9 @@ def _runner(folders: NnUNetFolders, settings: NnUNetSettings) -> nnUNetV2Runner:
     return nnUNetV2Runner(places, trainer_class_name=settings.trainer, work_dir=str(folders.root))
 
 
-def train_fold(folders: NnUNetFolders, settings: NnUNetSettings, configuration: str, fold: int | str) -> bool:
+def train_fold(
+    folders: NnUNetFolders, settings: NnUNetSettings, configuration: str, fold: int | str, spent: Spent
+) -> bool:
     """Train and validate a fold, or what is left of it; return whether there was anything to do."""
     place = folders.model(settings.trainer, configuration) / f"fold_{fold}"
     with_probabilities = len(settings.configurations) > 1  # which a pair's average needs
@@ -115,11 +125,14 @@ def train_fold(folders: NnUNetFolders, settings: NnUNetSettings, configuration: 
     remove_leavings(place)
     write_json(place / TRAINED, {"key": _fold_key(settings, configuration)})
     trainer = _trainer(settings, configuration, fold)
+    _time_epochs(trainer, spent.epochs.setdefault(configuration, []))
     _load_checkpoint(trainer, trained, place)
     if not trained:
-        trainer.run_training()
+        with spent.watch.time("training"):
+            trainer.run_training()
     if fold != ALL:  # a fold of all cases has none to be validated on
-        trainer.perform_actual_validation(with_probabilities)
+        with spent.watch.time("validation"):
+            trainer.perform_actual_validation(with_probabilities)
     return True
 
 
@@ -178,6 +191,26 @@ def _save_whole(trainer: Any) -> None:
             save(str(partial))
 
     trainer.save_checkpoint = save_checkpoint
+
+
+def _time_epochs(trainer: Any, epochs: list[tuple[float, float]]) -> None:
+    """Make a trainer note what each epoch takes, and say how long the rest of the fold will, at the last one's pace.
+
+    Args:
+        trainer: nnU-Net's.
+        epochs: gets the seconds of each epoch's steps, and those of what comes after them: checkpoint and picture.
+    """
+    end = trainer.on_epoch_end
+
+    def on_epoch_end() -> None:
+        end()  # which counts the epoch
+        began, stepped = (trainer.logger.get_value(f"epoch_{name}_timestamps", step=-1) for name in ("start", "end"))
+        epochs.append((stepped - began, time.time() - stepped))
+        left = trainer.num_epochs - trainer.current_epoch
+        told = f"{left} epochs left in this fold, about {duration_text(left * sum(epochs[-1]))}"
+        trainer.print_to_log_file(told)
+
+    trainer.on_epoch_end = on_epoch_end
 
 
 def _load_checkpoint(trainer: Any, trained: bool, place: Path) -> None:

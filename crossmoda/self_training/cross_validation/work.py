@@ -19,6 +19,7 @@ from crossmoda.data.checks import MOST_THREADS
 from crossmoda.data.datalist import load_datalist, save_datalist
 from crossmoda.data.transforms import LoadVolumed
 from crossmoda.data.volumes import Volume, same_grid
+from crossmoda.durations import duration_text
 from crossmoda.errors import CrossmodaError
 from crossmoda.evaluation.aggregate import read_label_map, score_label_maps, shared_structures
 from crossmoda.files import read_json, write_json
@@ -85,7 +86,7 @@ class CrossValidation:
             left.remove((name, fold))
             if left and folder.redone:
                 seconds = self._seconds_for(left) / self.launcher.at_once
-                logger.info("%d of %d left, about %s", len(left), number, _duration(seconds))
+                logger.info("%d of %d left, about %s", len(left), number, duration_text(seconds))
 
     def folder(self, name: str, fold: int) -> _Fold:
         """Return the folder of a configuration's fold."""
@@ -247,10 +248,3 @@ def score_after(
     prediction_labels = model_labels(structures)
     shared = shared_structures(prediction_labels, truth_labels)
     return score_label_maps(predicted, true, prediction_labels, truth_labels, shared)
-
-
-def _duration(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    if minutes < 1:
-        return f"{seconds:.0f} s"
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -1,0 +1,58 @@
+"""Every published system rehearsed at the smallest size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import LOOP
+
+from crossmoda.self_training.estimate import estimate
+
+CONFIGS = LOOP.parents[2] / "configs"
+SMALLEST: dict[str, Any] = {
+    "spacing": [1.6, 1.6, 3.0],
+    "crop_size": [48, 32],
+    "structures": ["vs", "cochlea"],
+    "segmenter_folds": 2,
+    "translator_sizes": {
+        **{"ngf": 4, "n_blocks": 5, "ndf": 4, "batch_size": 2, "num_workers": 0},
+        **{"patch_size": [48, 32], "iterations_per_epoch": 4, "max_epochs": 3},
+    },
+    "translator_inference_sizes": {"ngf": 4, "n_blocks": 5},
+    "segmenter_sizes": {
+        "patches": {"patch_size": [48, 32, 8], "batch_size": 1, "iterations_per_epoch": 4, "max_epochs": 3},
+        "nnunet": {"memory_gb": 0.05, "num_workers": 0, "iterations_per_epoch": 4, "max_epochs": 3},
+    },
+    "segmenter_inference_sizes": {"patches": {"patch_size": [48, 32, 8]}, "nnunet": {}},
+}
+UNMIRRORED = {"segmenter_inference_settings": {"mirroring": False}}
+OF_RECIPES: dict[str, dict[str, Any]] = {
+    "wu2021": {},
+    "chen2023": {},
+    "yang2022": UNMIRRORED,
+    "kang2022": UNMIRRORED,
+    "salle2022": {
+        "singan_sizes": {"filters": 4, "maximum_filters": 4, "scale_factor": 0.9},
+        "blending_settings": {"rules": [{"name": "all", "structure": "cochlea", "lambdas": [2.0], "scales": [3]}]},
+        "members::vs::inference_settings": {"deconvolution_iterations": 2, "mirroring": False},
+        "members::cochlea::inference_settings": {"mirroring": False},
+        "members::vs::settings": "${**@folds_of_members, 'target_spacing': @spacing, 'deconvolution_iterations': 2}",
+    },
+}
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("in_the_repository", "one_thread")]
+
+
+@pytest.mark.parametrize("recipe", OF_RECIPES)
+def test_every_step_of_a_recipe_is_measured(recipe: str, tiny_dataset: Path) -> None:
+    if recipe in ("yang2022", "kang2022", "salle2022"):
+        pytest.importorskip("nnunetv2")
+    files = [LOOP / "train.yaml", CONFIGS / f"{recipe}.yaml"]
+    found = estimate(tiny_dataset, files, settings={**SMALLEST, **OF_RECIPES[recipe]})
+    assert {key.rsplit("/", 1)[1] for key in found.left_out} == {"reviewed", "report"}
+    assert all(seconds > 0 for seconds in found.steps.values())
+    assert found.hours == pytest.approx(sum(found.steps.values()) / 3600, rel=0.01)
+    assert {row.unit for row in found.rows} == {"training step", "besides", "scan"}
+    assert all(row.seconds > 0 and row.mib > 0 for row in found.rows)
