@@ -59,7 +59,7 @@ class PlannedStep:
         scans: that it goes through.
         view: whose translator or rendering it is.
         settings: what decides how long it takes for a scan, where no workflow runs.
-        brief: a matter of seconds, whatever is rendered or labelled.
+        brief: a matter of seconds, beside trainings and predictions.
         folder: of the manifest, relative to the run.
     """
 
@@ -159,7 +159,7 @@ def teaching(work: Work, learnt: Scans, sections: Sequence[str] = PREDICTED) -> 
     return [
         PlannedStep(SEGMENTER, {TRAIN: use}, trains=True, scans=learnt),
         PlannedStep(PREDICTIONS, {TRAIN: use, INFERENCE: use}, scans=scans),
-        *([PlannedStep(METRICS, scans=Scans(len(judged)))] if judged else []),
+        *([PlannedStep(METRICS, scans=Scans(len(judged)), brief=True)] if judged else []),
     ]
 
 

@@ -17,7 +17,7 @@ from crossmoda.errors import CrossmodaError, find_user_error
 from crossmoda.files import write_json
 from crossmoda.self_training.bundles import make_workflow
 from crossmoda.self_training.estimate.extrapolation import Estimate, extrapolate
-from crossmoda.self_training.estimate.rehearsal import Rehearsal
+from crossmoda.self_training.estimate.rehearsal import FEW, Rehearsal
 from crossmoda.self_training.estimate.table import table
 from crossmoda.self_training.loop import SelfTrainingLoop
 from crossmoda.self_training.progress import ESTIMATE
@@ -77,7 +77,7 @@ def estimate(
     with tempfile.TemporaryDirectory(prefix="crossmoda_estimate_") as folder:
         loop = loop_of(dataset, files, Path(folder) / "run", settings or {})
         rehearsal = Rehearsal(loop, Path(folder) / "rehearsal", cases)
-        scans = {section: len(rehearsal.work.items(section)) for section in ("source", "target", "validation")}
+        scans = {section: len(rehearsal.work.items(section)) for section in FEW}
         timed = rehearsal.run()
         facts = {"device": str(rehearsal.device), "machine": machine(rehearsal.device), "scans": scans}
         return extrapolate(rehearsal.plan, timed, {**facts, "configs": [str(file) for file in files]})

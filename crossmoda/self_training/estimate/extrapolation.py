@@ -10,6 +10,7 @@ from crossmoda.engines.speed import Pace
 from crossmoda.self_training.estimate.trainings import Length
 from crossmoda.self_training.plan import PlannedStep, Scans
 
+ROUND = "round_"  # begins the names of the rounds' folders
 STEP, BESIDE, SCAN = "training step", "besides", "scan"
 
 
@@ -171,10 +172,20 @@ def extrapolate(
 
 
 def titles_of(kinds: Mapping[str, Sequence[PlannedStep]]) -> dict[str, str]:
-    """Return what each kind of step is called: its first step's name, and its folders where others have that name."""
+    """Return what each kind of step is called: its first step's name, and where it is done if others have that name."""
     names = [steps[0].name for steps in kinds.values()]
     return {
-        like: steps[0].name
-        + (f" ({', '.join(step.folder for step in steps)})" if names.count(steps[0].name) > 1 else "")
+        like: f"{steps[0].name} ({places(steps)})" if names.count(steps[0].name) > 1 else steps[0].name
         for like, steps in kinds.items()
     }
+
+
+def places(steps: Sequence[PlannedStep]) -> str:
+    """Return the folders of steps as people name them, e.g. ``rounds 0-2, 4, anchors``."""
+    numbers = sorted({int(step.folder[len(ROUND) :]) for step in steps if step.folder.startswith(ROUND)})
+    begins = [number for number in numbers if number - 1 not in numbers]
+    ends = [number for number in numbers if number + 1 not in numbers]
+    ranges = [f"{a}" if a == b else f"{a}-{b}" for a, b in zip(begins, ends, strict=True)]
+    rounds = [f"round{'s' if len(numbers) > 1 else ''} {', '.join(ranges)}"] if ranges else []
+    others = {step.folder.split("/")[0]: None for step in steps if not step.folder.startswith(ROUND)}
+    return ", ".join([*rounds, *others])

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from crossmoda.data.datalist import SECTIONS, save_datalist
+from crossmoda.data.datalist import save_datalist
 from crossmoda.engines.devices import device_here
 from crossmoda.engines.memory import forget_peak, peak_on_mib
 from crossmoda.errors import CrossmodaError
@@ -37,7 +37,7 @@ from crossmoda.self_training.work import Work
 logger = logging.getLogger(__name__)
 
 LEAST_CASES = 2  # of a section: one to learn from and one to be judged on
-JUDGED = 1  # validation scans: they cost a prediction each, and are like the target's
+FEW = ("source", "target")  # sections; a validation scan would cost a prediction that tells nothing new
 WHOLE = "whole.json"  # the datalist of all scans, beside that of the few
 
 
@@ -75,7 +75,7 @@ class Rehearsal:
             CrossmodaError: whatever would stop the run itself, or a step does not fit into the GPU's memory.
         """
         kinds = len({step.like for step in self.plan if not step.brief})
-        scans = ", ".join(f"{len(self.work.items(section))} {section}" for section in SECTIONS)
+        scans = ", ".join(f"{len(self.work.items(section))} {section}" for section in FEW)
         logger.info("each of %d kinds of steps is done once, with few training steps, on scans: %s", kinds, scans)
         try:
             for number in range(self.loop.max_epochs):
@@ -94,7 +94,7 @@ class Rehearsal:
             self._translate(wanted, folder)
         elif plan.PSEUDO_LABELS in new:
             self._label(wanted[plan.PSEUDO_LABELS], folder, number)
-        if new & {plan.SEGMENTER, plan.PREDICTIONS, plan.METRICS}:
+        if new & {plan.SEGMENTER, plan.PREDICTIONS}:
             for name, segmenter in alternatives(self.loop.work_of(number).segmenter).items():
                 self._teach(wanted, folder, number, name, segmenter)
         self._predicted.setdefault(wanted[plan.PREDICTIONS].like, folder)
@@ -139,7 +139,7 @@ class Rehearsal:
     def _teach(
         self, wanted: Mapping[str, PlannedStep], folder: StepFolder, number: int, name: str, segmenter: BundleUse
     ) -> None:
-        """Train, predict and evaluate by a segmenter, or by one of its alternatives."""
+        """Train and predict by a segmenter, or by one of its alternatives."""
         source = self._work(number).pseudo_hrt2(self._folder(0))
         short = shortened(segmenter, self._most_learnt(wanted[plan.SEGMENTER], len(source) / self.cases))
         work, rendered = self._work(number, short), number == 0 and self.work.target_view is not None
@@ -148,8 +148,6 @@ class Rehearsal:
         trained = self._training((segmenter, short), small[plan.SEGMENTER], folder, folder.path / "datalist.json")
         self._add(wanted[plan.SEGMENTER], trained)
         self._add(wanted[plan.PREDICTIONS], [self._scans(small[plan.PREDICTIONS], folder, name)])
-        if plan.METRICS in small:
-            self._add(wanted[plan.METRICS], [self._scans(small[plan.METRICS], folder)])
 
     def _most_learnt(self, segmenter: PlannedStep, of_case: float) -> int:
         """Return from how many scans any segmenter like this one learns."""
@@ -210,22 +208,18 @@ def few_scans(work: Work, cases: int) -> dict[str, Any]:
     if cases < LEAST_CASES:
         raise CrossmodaError(f"cases is {cases}; give {LEAST_CASES} or more, so that folds can be made of them")
     named = work.blending.config("train")["case"] if work.blending is not None and work.blending.harmonises else None
-    few = {section: _chosen(work, section, cases, named) for section in SECTIONS}
-    few["validation"] = few["validation"][:JUDGED]
+    few = {section: _chosen(work, section, cases, named) for section in FEW}
     labelled = sum(bool(item.get("label")) for item in few["source"])
     if labelled < LEAST_CASES:
         raise CrossmodaError(f"{labelled} source scans have a label; {LEAST_CASES} are needed to time a training")
-    return {**work.datalist, **few}
+    return {**work.datalist, **few, "validation": []}
 
 
 def _chosen(work: Work, section: str, cases: int, named: str | None) -> list[Item]:
     """Return some items of a section, that of a named case first."""
     sites: dict[str, list[Item]] = {}
-    for item in sorted(work.datalist.get(section, []), key=lambda item: _rank(work, item, named)):
+    items = work.datalist.get(section, [])
+    for item in sorted(items, key=lambda item: (item["case"] != named, not item.get("label"))):
         sites.setdefault(str(item.get("site", "")), []).append(item)
     in_turn = [item for turn in zip_longest(*sites.values()) for item in turn if item is not None]
     return in_turn[: max(cases, len(sites))]
-
-
-def _rank(work: Work, item: Item, named: str | None) -> tuple[bool, bool]:
-    return item["case"] != named, not (item.get("label") or item["case"] in work.truth)

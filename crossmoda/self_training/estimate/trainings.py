@@ -95,7 +95,7 @@ def parts_of(use: BundleUse) -> list[Part]:
 
 
 def alternatives(use: BundleUse) -> dict[str, BundleUse]:
-    """Return what is trained one after the other, by name: nnU-Net's configurations, for which it chooses is open."""
+    """Return what is trained one after the other, by name: nnU-Net's configurations, of which any may be chosen."""
     return {"": use} if use.has("train", APART) else {part.name: part.use for part in parts_of(use)}
 
 

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from crossmoda.engines.speed import Pace
-from crossmoda.self_training.estimate.extrapolation import Row, TimedScans, TimedTraining, extrapolate
+from crossmoda.self_training.estimate.extrapolation import Row, TimedScans, TimedTraining, extrapolate, places
 from crossmoda.self_training.estimate.table import table
 from crossmoda.self_training.estimate.trainings import Length
 from crossmoda.self_training.plan import PlannedStep, Scans
@@ -49,8 +49,8 @@ def test_a_training_is_its_steps_and_what_comes_beside_them() -> None:
 def test_steps_that_are_alike_share_a_line_and_have_seconds_each() -> None:
     found = extrapolate(PLAN, TIMED)
     assert found.rows[:4] == [
-        Row("segmenter (round_0, round_1) fine", "training step", 2000, 0.5, 800.0),
-        Row("segmenter (round_0, round_1) fine", "besides", 2, (109 + 127) / 2, 800.0),
+        Row("segmenter (rounds 0-1) fine", "training step", 2000, 0.5, 800.0),
+        Row("segmenter (rounds 0-1) fine", "besides", 2, (109 + 127) / 2, 800.0),
         *(row for part in TIMED[PREDICTIONS.like] for row in part.rows([PREDICTIONS], "predictions")),
     ]
     assert [row.seconds * row.times for row in found.rows[2:4]] == [4 + 8 * 1.5, 8 * 2]
@@ -64,11 +64,18 @@ def test_steps_that_are_alike_share_a_line_and_have_seconds_each() -> None:
     assert found.left_out == ["./report"]
 
 
+def test_where_steps_are_done_is_told_as_people_do() -> None:
+    folders = ["round_0", "round_1", "round_2", "round_4", "anchors/source_only", "anchors/oracle"]
+    assert places([PlannedStep("segmenter", folder=folder) for folder in folders]) == "rounds 0-2, 4, anchors"
+    assert places([FIRST]) == "round 0"
+    assert places([ORACLE]) == "anchors"
+
+
 def test_the_table_has_the_sum_the_cost_and_what_is_not_in_it() -> None:
     text = table(extrapolate(PLAN, TIMED, {"scans": {"source": 2, "target": 3}}), price_per_hour=10)
     lines = text.splitlines()
     cells = [" ".join(line.split()) for line in lines]
-    assert cells[1] == "segmenter (round_0, round_1) fine, training step 2000 0.5 0.278 800"
+    assert cells[1] == "segmenter (rounds 0-1) fine, training step 2000 0.5 0.278 800"
     assert cells[3] == "predictions 2d, scan 8 2 0.004"  # whose memory is not known
     assert cells[7] == "in all 0.354"
     assert "about 21 min 14 s for 4 steps, measured on scans: 2 source, 3 target" in lines
