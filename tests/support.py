@@ -31,6 +31,27 @@ TINY_SEGMENTER: dict[str, Any] = {
     "max_epochs": 1,
     "batch_size": 1,
 }
+TINY_SIZES: dict[str, Any] = {  # what a profile sets for a recipe
+    "spacing": [1.6, 1.6, 3.0],
+    "crop_size": [48, 32],
+    "translator_sizes": {
+        "ngf": 4,
+        "n_blocks": 5,
+        "ndf": 4,
+        "batch_size": 2,
+        "iterations_per_epoch": 1,
+        "max_epochs": 1,
+        "patch_size": [48, 32],
+        "num_workers": 0,
+        "validation_interval": 0,
+    },
+    "translator_inference_sizes": {"ngf": 4, "n_blocks": 5},
+    "segmenter_sizes": {
+        "patches": {"patch_size": [48, 32, 8], "iterations_per_epoch": 1, "max_epochs": 1, "batch_size": 1},
+        "nnunet": {},
+    },
+    "segmenter_inference_sizes": {"patches": {"patch_size": [48, 32, 8]}, "nnunet": {}},
+}
 TINY_LOOP: dict[str, Any] = {
     "spacing": [1.6, 1.6, 3.0],
     "crop_size": [48, 32],

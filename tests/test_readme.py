@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import TINY_SIZES
 
 from crossmoda.data.layouts import Dataset, read_dataset
 from crossmoda.data.phantom import write_phantom_dataset
@@ -21,27 +22,13 @@ from crossmoda.files import read_json
 pytestmark = pytest.mark.skipif(shutil.which("unzip") is None, reason="unzip is not installed")
 
 TINY: dict[str, Any] = {  # the recipe's views, and a small network of our own in place of nnU-Net's ensemble
+    **TINY_SIZES,
     "rounds": 0,
     "anchors": False,
-    "spacing": [1.6, 1.6, 3.0],
-    "crop_size": [48, 32],
-    "translator_sizes": {
-        "ngf": 4,
-        "n_blocks": 5,
-        "ndf": 4,
-        "iterations_per_epoch": 1,
-        "max_epochs": 1,
-        "patch_size": [48, 32],
-        "num_workers": 0,
-        "validation_interval": 0,
-    },
-    "translator_inference_sizes": {"ngf": 4, "n_blocks": 5},
     "segmenter_kind": "patches",
     "segmenter_overlays": [],
     "segmenter_inference_overlays": ["uncertainty.yaml"],
     "segmenter_settings": {},
-    "segmenter_sizes": {"patches": {"patch_size": [32, 32, 8], "iterations_per_epoch": 1, "max_epochs": 1}},
-    "segmenter_inference_sizes": {"patches": {"patch_size": [32, 32, 8]}},
 }
 TRAINING = {"2021": "crossmoda_training", "2022": "crossmoda2022_training", "2023": "crossmoda23_training"}
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import LOOP, planned, recorded
+from support import LOOP, TINY_SIZES, planned, recorded
 
 from crossmoda.data.datalist import load_datalist, save_datalist
 from crossmoda.data.volumes import read_volume, same_grid
@@ -20,29 +20,7 @@ WITHOUT_NNUNET = ("wu2021", "chen2023", "best")
 RECIPES = (*WITHOUT_NNUNET, "yang2022", "kang2022", "salle2022")
 PROFILES = sorted(path.stem for path in (CONFIGS / "profiles").glob("*.yaml"))
 TWO_CLASSES = {"structures": ["vs", "cochlea"]}  # as the tiny data set's labels have them
-TINY: dict[str, Any] = {
-    "spacing": [1.6, 1.6, 3.0],
-    "crop_size": [48, 32],
-    "anchors": False,
-    "translator_sizes": {
-        "ngf": 4,
-        "n_blocks": 5,
-        "ndf": 4,
-        "batch_size": 2,
-        "iterations_per_epoch": 1,
-        "max_epochs": 1,
-        "patch_size": [48, 32],
-        "num_workers": 0,
-        "validation_interval": 0,
-    },
-    "translator_inference_sizes": {"ngf": 4, "n_blocks": 5},
-    "segmenter_sizes": {
-        "patches": {"patch_size": [48, 32, 8], "iterations_per_epoch": 1, "max_epochs": 1, "batch_size": 1},
-        "nnunet": {},
-    },
-    "segmenter_inference_sizes": {"patches": {"patch_size": [48, 32, 8]}, "nnunet": {}},
-    **TWO_CLASSES,
-}
+TINY: dict[str, Any] = {**TINY_SIZES, "anchors": False, **TWO_CLASSES}
 
 pytestmark = pytest.mark.usefixtures("in_the_repository", "one_thread")
 
