@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
             Commands(), command=joined(arguments, CONFIG), name="python -m crossmoda", serialize=lambda value: ""
         )
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
+        print("interrupted; give the same command again: recorded steps are not done twice", file=sys.stderr)
         return 130
     except Exception as error:
         user_error = find_user_error(error)
