@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 # Before PyTorch is imported: threads that wait awake for long take the cores from whatever else runs; see the Makefile.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
@@ -52,26 +53,17 @@ def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _same_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _same_threads() -> Iterator[None]:
     """Give PyTorch's threads back after each test, since sums on another number of them differ in their last bits.
 
-    Also those of processes that later tests start: MONAI's nnU-Net runner sets the variable.
+    Also the environment of processes that later tests start: MONAI's nnU-Net runner sets the number of threads there.
     """
-    _keep_variable("OMP_NUM_THREADS", monkeypatch)
     torch = sys.modules.get("torch")
     threads = torch.get_num_threads() if torch else None
-    yield
+    with mock.patch.dict(os.environ):
+        yield
     if torch and threads:
         torch.set_num_threads(threads)
-
-
-def _keep_variable(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have an environment variable put back at the end of a test."""
-    if name in os.environ:
-        monkeypatch.setenv(name, os.environ[name])
-    else:
-        monkeypatch.setenv(name, "")
-        monkeypatch.delenv(name)
 
 
 @pytest.fixture(scope="module")

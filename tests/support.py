@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import yaml
@@ -150,10 +151,16 @@ def run_loop(dataset: Path, run: Path, *overlays: str, **settings: Any) -> None:
 
 @contextmanager
 def two_workers(n_workers: int = 2) -> Iterator[str]:
-    """Start a Dask scheduler and workers in processes of their own on this machine, and give its address."""
+    """Start a Dask scheduler and workers in processes of their own on this machine, and give its address.
+
+    Dask sets its workers' numbers of threads in this process's environment too; that is put back.
+    """
     from distributed import LocalCluster
 
-    with LocalCluster(n_workers=n_workers, threads_per_worker=1, dashboard_address=":0") as cluster:
+    with (
+        mock.patch.dict(os.environ),
+        LocalCluster(n_workers=n_workers, threads_per_worker=1, dashboard_address=":0") as cluster,
+    ):
         yield cluster.scheduler_address
 
 
