@@ -32,6 +32,8 @@ TINY_SEGMENTER: dict[str, Any] = {
     "max_epochs": 1,
     "batch_size": 1,
 }
+NETWORKS = ("dynunet", "unet2d5", "resunet2d5")  # kinds of segmenters that learn from patches
+TINY_PATCH: dict[str, Any] = {"patch_size": [48, 32, 8]}
 TINY_SIZES: dict[str, Any] = {  # what a profile sets for a recipe
     "spacing": [1.6, 1.6, 3.0],
     "crop_size": [48, 32],
@@ -48,10 +50,10 @@ TINY_SIZES: dict[str, Any] = {  # what a profile sets for a recipe
     },
     "translator_inference_sizes": {"ngf": 4, "n_blocks": 5},
     "segmenter_sizes": {
-        "patches": {"patch_size": [48, 32, 8], "iterations_per_epoch": 1, "max_epochs": 1, "batch_size": 1},
+        **{key: {**TINY_PATCH, "iterations_per_epoch": 1, "max_epochs": 1, "batch_size": 1} for key in NETWORKS},
         "nnunet": {},
     },
-    "segmenter_inference_sizes": {"patches": {"patch_size": [48, 32, 8]}, "nnunet": {}},
+    "segmenter_inference_sizes": {**dict.fromkeys(NETWORKS, TINY_PATCH), "nnunet": {}},
 }
 TINY_LOOP: dict[str, Any] = {
     "spacing": [1.6, 1.6, 3.0],

@@ -26,10 +26,10 @@ PROFILE: dict[str, Any] = {
     },
     "translator_inference_sizes": {"ngf": 4, "n_blocks": 1},
     "segmenter_sizes": {
-        "patches": {**PATCH, "iterations_per_epoch": 1, "max_epochs": 1, "batch_size": 1},
+        "dynunet": {**PATCH, "iterations_per_epoch": 1, "max_epochs": 1, "batch_size": 1},
         "nnunet": {},
     },
-    "segmenter_inference_sizes": {"patches": PATCH, "nnunet": {}},
+    "segmenter_inference_sizes": {"dynunet": PATCH, "nnunet": {}},
 }
 
 

@@ -25,7 +25,7 @@ TINY: dict[str, Any] = {  # the recipe's views, and a small network of our own i
     **TINY_SIZES,
     "rounds": 0,
     "anchors": False,
-    "segmenter_kind": "patches",
+    "segmenter_kind": "dynunet",
     "segmenter_overlays": [],
     "segmenter_inference_overlays": ["uncertainty.yaml"],
     "segmenter_settings": {},

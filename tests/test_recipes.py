@@ -48,12 +48,14 @@ SIZES = {
     "iterations_per_epoch",
     "max_epochs",
     "learning_rate",
+    "trainer",  # of nnU-Net's own, the one with another optimiser
     "num_workers",
     "amp",
     "slices_at_once",
     "windows_at_once",
     "memory_gib",
     "memory_gb",
+    "base_features",
     "validation_iterations",
     "checkpoint_interval",
     "folds",  # how many, never one alone

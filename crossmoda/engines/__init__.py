@@ -1,5 +1,9 @@
-"""What every trainer of the project shares: seeds, resumable state, progress, weights, mixed precision."""
+"""What every trainer of the project shares: seeds, resumable state, progress, weights, mixed precision.
 
+On import, has glibc keep what large arrays leave behind (``allocation``), as every training and prediction wants it.
+"""
+
+from crossmoda.engines.allocation import keep_freed_memory
 from crossmoda.engines.autocast import AutocastInferer
 from crossmoda.engines.monitoring import History, NonFiniteLossStop, TimeLeftBar
 from crossmoda.engines.seeding import EpochSeed, seed_everything
@@ -14,7 +18,10 @@ __all__ = [
     "SaveWeights",
     "TimeLeftBar",
     "TrainingState",
+    "keep_freed_memory",
     "load_weights",
     "save_weights",
     "seed_everything",
 ]
+
+keep_freed_memory()

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from monai.inferers import Inferer, SimpleInferer
 
+from crossmoda.errors import CrossmodaError
+
 
 class AutocastInferer(Inferer):
     """Run another inferer under bfloat16 autocast and return its output in float32.
@@ -18,10 +20,15 @@ class AutocastInferer(Inferer):
     Args:
         inferer: what to run; a plain forward call by default.
         enabled: False leaves everything in float32.
+
+    Raises:
+        CrossmodaError: ``enabled`` is text, as MONAI's command line makes of "true".
     """
 
     def __init__(self, inferer: Inferer | None = None, enabled: bool = True) -> None:
         super().__init__()
+        if not isinstance(enabled, bool):
+            raise CrossmodaError(f"amp is {enabled!r}; write True or False on the command line")
         self.inferer = SimpleInferer() if inferer is None else inferer
         self.enabled = enabled
 

@@ -23,6 +23,7 @@ OWN_PROCESS = "crossmoda.launching.own_process"
 WATCH_S = 1.0  # between two looks at whether the piece is still wanted
 GRACE_S = 10.0  # for a process that was told to stop
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")  # which Dask sets to 1
+KEPT_MEMORY = "MALLOC_TRIM_THRESHOLD_"  # which Dask sets for many small blocks; arrays have ``keep_freed_memory``
 ENDING = (Status.closing, Status.closed, Status.failed)
 
 
@@ -59,6 +60,7 @@ def _in_own_process(order: Order, worker: Worker) -> tuple[bytes, int]:
     key = worker.get_current_task()
     task: bytes | None = pickle.dumps((worker.address, order))
     environment = {**os.environ, **dict.fromkeys(THREADS, str(order.home.threads))}
+    environment.pop(KEPT_MEMORY, None)
     # A session of its own: Ctrl-C at the worker's terminal reaches the worker alone, which then stops the piece.
     process = subprocess.Popen(
         [sys.executable, "-m", OWN_PROCESS, str(os.getpid())],

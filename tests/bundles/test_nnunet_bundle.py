@@ -126,13 +126,15 @@ def test_what_is_trained_is_not_trained_again(
     assert (trained / "model.pt").stat().st_mtime_ns == before
 
 
-def test_a_target_spacing_is_planned_along_the_axes_it_is_given_for(
+def test_a_target_spacing_is_planned_along_the_axes_it_is_given_for_and_features_are_as_few_as_asked_for(
     configs: Path, tiny_dataset: Path, tmp_path: Path
 ) -> None:
-    changes = {"target_spacing": [1.4, 1.2, 2.5], "train_folds": "all", "predict_sections": []}
+    changes = {"target_spacing": [1.4, 1.2, 2.5], "base_features": 4, "train_folds": "all", "predict_sections": []}
     train(configs, tiny_dataset, tmp_path, **changes)
     plans = read_json(next((tmp_path / "nnunet" / "nnUNet_preprocessed").glob("*/nnUNetPlans.json")))
     assert plans["configurations"]["3d_fullres"]["spacing"] == [2.5, 1.2, 1.4]  # nnU-Net counts from z
+    member = torch.load(tmp_path / "model.pt", weights_only=True)
+    assert next(weights.shape[0] for name, weights in member.items() if name.endswith("convs.0.conv.weight")) == 4
 
 
 def test_the_other_checkpoint_makes_another_model_without_training(

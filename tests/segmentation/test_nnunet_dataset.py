@@ -27,6 +27,7 @@ from crossmoda.segmentation.nnunet import NnUNetSettings, NnUNetTraining, export
 from crossmoda.segmentation.nnunet import training as nnunet_training
 from crossmoda.segmentation.nnunet.raw_dataset import name_items, patient_splits, write_raw_dataset
 from crossmoda.segmentation.nnunet.settings import NnUNetFolders
+from crossmoda.segmentation.nnunet.worker import with_base_features
 
 pytest.importorskip("nnunetv2")
 
@@ -111,6 +112,21 @@ def test_nnunet_is_told_of_as_many_cases_as_it_is_to_plan_for(datalist: Path, tm
     assert plain.planning_key != planned.planning_key
     with pytest.raises(CrossmodaError, match="plan_for_cases is 0"):
         NnUNetSettings(STRUCTURES, plan_for_cases=0)
+
+
+def test_networks_of_the_plans_get_as_many_features_as_asked_for() -> None:
+    def plans(*features: int) -> dict[str, Any]:
+        network = {"n_stages": len(features), "features_per_stage": list(features)}
+        own = {"batch_size": 2, "architecture": {"arch_kwargs": network}}
+        return {"configurations": {"3d_fullres": own, "3d_cascade_fullres": {"inherits_from": "3d_fullres"}}}
+
+    planned = plans(32, 64, 128, 256, 320)
+    assert with_base_features(planned, 8) == plans(8, 16, 32, 64, 80) == with_base_features(plans(8, 16, 32, 64, 80), 8)
+    assert planned == plans(32, 64, 128, 256, 320)
+    plain, small = NnUNetSettings(STRUCTURES), NnUNetSettings(STRUCTURES, base_features=8)
+    assert plain.planning_key != small.planning_key
+    with pytest.raises(CrossmodaError, match="base_features is 0"):
+        NnUNetSettings(STRUCTURES, base_features=0)
 
 
 def test_labels_become_the_model_s_numbers_by_name(datalist: Path, tmp_path: Path) -> None:

@@ -246,6 +246,10 @@ def test_the_uncertainty_overlay_works_after_it(model: Path, scans: Path, tmp_pa
     places = {"dataset_dir": scans, "output_dir": tmp_path, "weights": model, "device": "cpu"}
     workflow = workflow_of(CONFIGS, names, "inference", mirroring=False, **places)
     assert workflow.check_properties() == []
+    assert workflow.parser.get_parsed_content("flips") == [[0]]
+    assert (
+        workflow_of(CONFIGS, names, "inference", **places).parser.get_parsed_content("flips") == []
+    )  # mirrored already
     workflow.run()
     uncertainty: Any = nib.load(tmp_path / "uncertainty" / "case_2_uncertainty.nii.gz")
     image: Any = nib.load(scans / "case_2_hrT2.nii.gz")

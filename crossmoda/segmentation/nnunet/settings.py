@@ -27,6 +27,8 @@ POSITIVE = (
     "validation_iterations",
     "checkpoint_interval",
     "memory_gb",
+    "base_features",
+    "learning_rate",
     "plan_for_cases",
 )
 
@@ -53,15 +55,19 @@ class NnUNetSettings:
         seed: of the folds; nnU-Net's own draws are not seeded.
         planner: nnU-Net's planner, e.g. ``ExperimentPlanner`` or ``nnUNetPlannerResEncM``.
         memory_gb: GPU memory that patch and batch are made to fit; the planner's own target by default.
+        base_features: of a network's first stage, those of later stages in proportion; the planner's own 32 by default.
+            Patch and batch stay as planned for these.
         plan_for_cases: as if there were so many: nnU-Net makes its batches smaller for few; by default those there are.
         target_spacing: mm along x, y and z in RAS, to which ``3d_fullres`` resamples; nnU-Net's own choice by default.
         trainer: nnU-Net's trainer class, e.g. ``nnUNetTrainer`` or ``nnUNetTrainerNoMirroring``.
+        learning_rate: at the beginning of a training; the trainer's own by default.
         max_epochs: of each fold.
         iterations_per_epoch: batches learnt from in an epoch.
         validation_iterations: batches validated on after an epoch.
         checkpoint_interval: epochs between two checkpoints from which a training goes on.
         checkpoint: which of a fold's weights make the model, ``final`` or ``best``.
         device: torch device; nnU-Net knows "cpu", "cuda" (also "cuda:1") and "mps".
+        amp: predict the cases that a fold holds out in bfloat16 on a CPU; trainings are nnU-Net's own.
         num_workers: processes for preprocessing, augmentation and export; 0 augments in the training's own process.
 
     Raises:
@@ -75,15 +81,18 @@ class NnUNetSettings:
     seed: int = 0
     planner: str = "ExperimentPlanner"
     memory_gb: float | None = None
+    base_features: int | None = None
     plan_for_cases: int | None = None
     target_spacing: Sequence[float] | None = None
     trainer: str = "nnUNetTrainer"
+    learning_rate: float | None = None
     max_epochs: int | None = None
     iterations_per_epoch: int | None = None
     validation_iterations: int | None = None
     checkpoint_interval: int | None = None
     checkpoint: str = "final"
     device: str = "cpu"
+    amp: bool = False
     num_workers: int = 4
 
     def __post_init__(self) -> None:
@@ -142,13 +151,15 @@ class NnUNetSettings:
         """A hash of what decides the plans."""
         spacing = [] if self.target_spacing is None else [[float(size) for size in self.target_spacing]]
         cases = [] if self.plan_for_cases is None else [f"for {self.plan_for_cases} cases"]
-        return hash_of([self.planner, self.memory_gb, *spacing, *cases])
+        features = [] if self.base_features is None else [f"{self.base_features} features"]
+        return hash_of([self.planner, self.memory_gb, *spacing, *cases, *features])
 
     @property
     def training_key(self) -> str:
         """A hash of what decides a fold's weights, beside the data and the plans."""
         lengths = [self.max_epochs, self.iterations_per_epoch, self.validation_iterations]
-        return hash_of([self.trainer, *lengths, self.folds, self.seed])
+        rate = [] if self.learning_rate is None else [f"rate {self.learning_rate:g}"]
+        return hash_of([self.trainer, *lengths, self.folds, self.seed, *rate])
 
     def as_dict(self) -> dict[str, Any]:
         """Return the settings as JSON takes them."""

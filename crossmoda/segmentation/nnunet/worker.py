@@ -11,6 +11,7 @@ Imports sit inside the functions: nnU-Net starts processes, each of which import
 
 from __future__ import annotations
 
+import copy
 import os
 import shutil
 import sys
@@ -27,6 +28,7 @@ from crossmoda.segmentation.nnunet.settings import ALL, CHECKPOINTS, DATASET_ID,
 from crossmoda.segmentation.nnunet.spent import Spent
 
 if TYPE_CHECKING:
+    import torch
     from monai.apps.nnunet import nnUNetV2Runner
 
 INFORMATION = "inference_information.json"  # what nnU-Net writes down of its choice
@@ -72,10 +74,13 @@ def plan(folders: NnUNetFolders, settings: NnUNetSettings) -> None:
         return
     runner = _runner(folders, settings)
     processes = max(1, settings.num_workers)
-    if not (folders.preprocessed / f"{PLANS}.json").is_file():
+    plans = folders.preprocessed / f"{PLANS}.json"
+    if not plans.is_file():
         runner.extract_fingerprints(npfp=processes, clean=True)
         _plan_experiment(runner, settings)
-    known = read_json(folders.preprocessed / f"{PLANS}.json")["configurations"]
+    if settings.base_features is not None:  # changes nothing in plans that it has changed already
+        write_json(plans, with_base_features(read_json(plans), settings.base_features))
+    known = read_json(plans)["configurations"]
     for name in left:
         if name not in known:
             raise CrossmodaError(
@@ -96,6 +101,24 @@ def _plan_experiment(runner: nnUNetV2Runner, settings: NnUNetSettings) -> None:
         overwrite_plans_name=PLANS,
     )
     os.environ[AUGMENTERS] = before
+
+
+def with_base_features(plans: dict[str, Any], features: int) -> dict[str, Any]:
+    """Return nnU-Net's plans with networks whose first stage has so many features, and the others in proportion.
+
+    Editing the plans is nnU-Net's own way of changing a network ("How to edit plans files" of its documentation).
+
+    Args:
+        plans: as the planner wrote them; a configuration that inherits another's network is left alone.
+        features: of the first stage.
+    """
+    changed = copy.deepcopy(plans)
+    for configuration in changed["configurations"].values():
+        network = configuration.get("architecture", {}).get("arch_kwargs", {})
+        if "features_per_stage" in network:
+            first, *_ = stages = network["features_per_stage"]
+            network["features_per_stage"] = [count * features // first for count in stages]
+    return changed
 
 
 def _runner(folders: NnUNetFolders, settings: NnUNetSettings) -> nnUNetV2Runner:
@@ -131,9 +154,17 @@ def train_fold(
         with spent.watch.time("training"):
             trainer.run_training()
     if fold != ALL:  # a fold of all cases has none to be validated on
-        with spent.watch.time("validation"):
+        with spent.watch.time("validation"), _precision(settings):
             trainer.perform_actual_validation(with_probabilities)
     return True
+
+
+def _precision(settings: NnUNetSettings) -> torch.autocast:
+    """Return the context of predictions: nnU-Net has one of its own on a GPU alone."""
+    import torch
+
+    wanted = settings.amp and torch.device(settings.device).type == "cpu"
+    return torch.autocast("cpu", dtype=torch.bfloat16, enabled=wanted)
 
 
 def _fold_key(settings: NnUNetSettings, configuration: str) -> str:
@@ -171,6 +202,7 @@ def _trainer(settings: NnUNetSettings, configuration: str, fold: int | str) -> A
             raise
         raise CrossmodaError(f"trainer '{settings.trainer}': nnU-Net has no class of that name; correct it") from error
     for attribute, value in {
+        "initial_lr": settings.learning_rate,
         "num_epochs": settings.max_epochs,
         "num_iterations_per_epoch": settings.iterations_per_epoch,
         "num_val_iterations_per_epoch": settings.validation_iterations,

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import LOOP
+from support import LOOP, NETWORKS, TINY_PATCH
 
 from crossmoda.self_training.estimate import estimate
 
@@ -22,10 +22,10 @@ SMALLEST: dict[str, Any] = {
     },
     "translator_inference_sizes": {"ngf": 4, "n_blocks": 5},
     "segmenter_sizes": {
-        "patches": {"patch_size": [48, 32, 8], "batch_size": 1, "iterations_per_epoch": 4, "max_epochs": 3},
+        **{key: {**TINY_PATCH, "batch_size": 1, "iterations_per_epoch": 4, "max_epochs": 3} for key in NETWORKS},
         "nnunet": {"memory_gb": 0.05, "num_workers": 0, "iterations_per_epoch": 4, "max_epochs": 3},
     },
-    "segmenter_inference_sizes": {"patches": {"patch_size": [48, 32, 8]}, "nnunet": {}},
+    "segmenter_inference_sizes": {**dict.fromkeys(NETWORKS, TINY_PATCH), "nnunet": {}},
 }
 UNMIRRORED = {"segmenter_inference_settings": {"mirroring": False}}
 OF_RECIPES: dict[str, dict[str, Any]] = {

@@ -1,0 +1,28 @@
+"""Memory that large arrays leave behind is kept for the next ones: of a network on a CPU, every layer's output is one.
+
+glibc maps a large block anew each time and gives it back at once, so that the system clears its pages again and again.
+Kept in the process, a patch of the DynUNet in bfloat16 takes 0.13 s rather than 0.18, and a scan by nnU-Net with narrow
+layers 6 s rather than 11.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
+LARGEST_KEPT = 2**30  # bytes of a block; a larger one is mapped
+KEPT_AT_MOST = 2**29  # bytes at the heap's end; what is free beyond them goes back to the system
+
+
+def keep_freed_memory() -> bool:
+    """Have glibc keep up to 512 MiB of what is freed; return whether it does.
+
+    It does not where the C library is another one, or where the environment has its own wish (``MALLOC_...``).
+    """
+    if any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    if mallopt is None:
+        return False
+    return bool(mallopt(MMAP_THRESHOLD, LARGEST_KEPT) and mallopt(TRIM_THRESHOLD, KEPT_AT_MOST))
