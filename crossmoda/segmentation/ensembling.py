@@ -39,8 +39,14 @@ def require_members(
             the weights where it tells. Networks of the same shape may name their channels differently.
 
     Raises:
-        CrossmodaError: a file is missing, damaged, of another network or another training, or is given twice.
+        CrossmodaError: a file is missing, damaged, of another network or another training, or is given twice; or the
+            network has an overlay of its own for its predictions.
     """
+    own = getattr(network, "predicted_by", None)
+    if own:
+        raise CrossmodaError(
+            f"ensemble.yaml after {own}: such a model averages its own networks; leave ensemble.yaml out"
+        )
     seen: dict[str, Path] = {}
     for path in map(Path, weights):
         load_weights(network, path, agreed)

@@ -7,6 +7,7 @@ from monai.data import MetaTensor
 
 from crossmoda.engines import save_weights
 from crossmoda.errors import CrossmodaError
+from crossmoda.segmentation.apart import MemberNetworks
 from crossmoda.segmentation.ensembling import VoteByThresholds, VoteByThresholdsd, disagreement, require_members
 
 TWO = ("vs", "cochlea")
@@ -279,6 +280,14 @@ def test_a_missing_a_damaged_and_a_foreign_member_are_named(tmp_path):
     ):
         with pytest.raises(CrossmodaError, match=reason):
             require_members(network(), [good, path], structures=["extra", "intra"])
+
+
+def test_models_that_average_their_own_networks_are_refused(tmp_path):
+    message = (
+        "ensemble.yaml after inference_apart.yaml: such a model averages its own networks; leave ensemble.yaml out"
+    )
+    with pytest.raises(CrossmodaError, match=message):
+        require_members(MemberNetworks({"vs": network()}), [tmp_path / "a.pt"])
 
 
 def test_the_same_weights_under_two_names_are_refused(tmp_path):

@@ -19,9 +19,11 @@ from crossmoda.data.transforms import LoadVolume
 from crossmoda.engines import load_weights, save_weights
 from crossmoda.errors import CrossmodaError, find_user_error
 from crossmoda.preprocessing import describe_transforms
+from crossmoda.segmentation.apart.inference import without_removed
 from crossmoda.segmentation.nnunet import (
     NnUNetEnsemble,
     NnUNetInferer,
+    NnUNetPostprocessing,
     NnUNetPostprocessingd,
     nnunet_network,
     predict_with_bundle,
@@ -230,6 +232,20 @@ def test_the_chosen_post_processing_is_applied_without_being_named(tmp_path: Pat
     expected[0, 6:8, 0, 0] = 0
     torch.testing.assert_close(found.as_tensor(), expected)
     torch.testing.assert_close(label, before)
+
+
+def test_what_a_member_s_post_processing_takes_away_is_background_for_certain() -> None:
+    """Before the members are merged: the smaller tumour at x = 6, 7 goes, where its probability was the largest."""
+    tumour = torch.full((12, 4, 4), 0.1)
+    tumour[0:3, 0, 0] = 0.9
+    tumour[6:8, 0, 0] = 0.8
+    before = torch.stack([1 - tumour, tumour])
+    given = before.clone()
+    found = without_removed(given, NnUNetPostprocessing({"postprocessing": [1]}))
+    expected = before.clone()
+    expected[:, 6:8, 0, 0] = torch.tensor([1.0, 0.0])[:, None]
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(given, before)
 
 
 def test_without_a_choice_labels_stay(model: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from crossmoda.data.transforms import LoadVolumed
 from crossmoda.errors import CrossmodaError
 from crossmoda.segmentation.apart.model import DESCRIPTION, MemberNetworks, inference_config
 from crossmoda.segmentation.apart.probabilities import MergeProbabilities
+from crossmoda.segmentation.nnunet.inference import NnUNetPostprocessing
+from crossmoda.segmentation.nnunet.model import DESCRIPTION as NNUNET
 from crossmoda.segmentation.sidecars import read_sidecar
 
 
@@ -67,6 +69,8 @@ class _MemberPath:
         self.preprocessing = Compose(_without_loading(whole.transforms, name))
         self.inferer: Inferer = parser.get_parsed_content("inferer")
         self.back = Compose([parser.get_parsed_content(key) for key in ("to_probabilities", "to_own_grid")])
+        chosen = described["model"].get(NNUNET)  # by the cross-validation of nnU-Net's members
+        self.postprocessing = NnUNetPostprocessing(chosen) if chosen else None
 
     def __call__(self, image: MetaTensor, network: nn.Module, device: torch.device) -> torch.Tensor:
         """Return probabilities (C, X, Y, Z) of a scan (1, X, Y, Z) on the CPU."""
@@ -74,7 +78,26 @@ class _MemberPath:
         logits = self.inferer(item["image"][None].to(device), network)
         plain = logits.as_tensor() if isinstance(logits, MetaTensor) else logits
         probabilities: torch.Tensor = self.back({**item, "pred": plain[0]})["pred"]
+        return probabilities if self.postprocessing is None else without_removed(probabilities, self.postprocessing)
+
+
+def without_removed(
+    probabilities: torch.Tensor, postprocessing: Callable[[torch.Tensor], torch.Tensor]
+) -> torch.Tensor:
+    """Return probabilities that are background for certain where a post-processing takes the likeliest class away.
+
+    Args:
+        probabilities: (C, X, Y, Z), background first; not modified.
+        postprocessing: of label maps (1, X, Y, Z).
+    """
+    label = probabilities.argmax(dim=0, keepdim=True)
+    removed = ((postprocessing(label) != label) & (label != 0))[0]
+    if not removed.any():
         return probabilities
+    kept = probabilities.clone()
+    kept[:, removed] = 0.0
+    kept[0, removed] = 1.0
+    return kept
 
 
 def _without_loading(transforms: Sequence[Any], name: str) -> list[Any]:

@@ -28,6 +28,8 @@ class MemberNetworks(nn.Module):
         networks: name -> network.
     """
 
+    predicted_by = "inference_apart.yaml"
+
     def __init__(self, networks: Mapping[str, nn.Module]) -> None:
         super().__init__()
         self.members = nn.ModuleDict(networks)

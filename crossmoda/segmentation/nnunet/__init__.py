@@ -3,7 +3,12 @@
 nnU-Net is imported where it computes and nowhere else, so that the project works without it.
 """
 
-from crossmoda.segmentation.nnunet.inference import NnUNetInferer, NnUNetPostprocessingd, predict_with_bundle
+from crossmoda.segmentation.nnunet.inference import (
+    NnUNetInferer,
+    NnUNetPostprocessing,
+    NnUNetPostprocessingd,
+    predict_with_bundle,
+)
 from crossmoda.segmentation.nnunet.model import NnUNetEnsemble, export_model, nnunet_network
 from crossmoda.segmentation.nnunet.settings import NnUNetSettings
 from crossmoda.segmentation.nnunet.training import NnUNetTraining
@@ -11,6 +16,7 @@ from crossmoda.segmentation.nnunet.training import NnUNetTraining
 __all__ = [
     "NnUNetEnsemble",
     "NnUNetInferer",
+    "NnUNetPostprocessing",
     "NnUNetPostprocessingd",
     "NnUNetSettings",
     "NnUNetTraining",

@@ -12,7 +12,7 @@ from monai.bundle import ConfigWorkflow
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.inferers import Inferer
-from monai.transforms import MapTransform
+from monai.transforms import MapTransform, Transform
 from monai.utils import convert_to_dst_type
 
 from crossmoda.data.volumes import spacing_mm
@@ -141,10 +141,32 @@ def _as_nnunet_reads(inputs: torch.Tensor) -> tuple[Array, list[float]]:
     return np.ascontiguousarray(image.transpose(0, 3, 2, 1)), [float(value) for value in spacing_mm(affine)[::-1]]
 
 
-class NnUNetPostprocessingd(MapTransform):
+class NnUNetPostprocessing(Transform):
     """Apply the post-processing that cross-validation chose: of some structures, only the largest component is kept.
 
     Deterministic; not invertible. Where nothing was chosen, or no fold was held out, labels stay as they are.
+
+    Args:
+        chosen: what ``model.json`` says under ``nnunet``.
+    """
+
+    def __init__(self, chosen: Mapping[str, Any]) -> None:
+        self.steps: list[Any] = chosen["postprocessing"]
+
+    def __call__(self, label: torch.Tensor) -> torch.Tensor:
+        """Return a label map (1, X, Y, Z) with the model's numbers, post-processed; the input is not changed."""
+        from nnunetv2.postprocessing.remove_connected_components import (
+            remove_all_but_largest_component_from_segmentation,
+        )
+
+        found = label.cpu().numpy()[0].astype(np.uint8)
+        for step in self.steps:
+            found = remove_all_but_largest_component_from_segmentation(found, step)
+        return convert_to_dst_type(found[None], label)[0]
+
+
+class NnUNetPostprocessingd(MapTransform):
+    """Dictionary twin of ``NnUNetPostprocessing``.
 
     Args:
         keys: label maps (1, X, Y, Z) with the model's numbers.
@@ -153,20 +175,13 @@ class NnUNetPostprocessingd(MapTransform):
 
     def __init__(self, keys: KeysCollection, weights: str | Path) -> None:
         super().__init__(keys)
-        self.steps: list[Any] = read_sidecar(weights, DESCRIPTION)[DESCRIPTION]["postprocessing"]
+        self.transform = NnUNetPostprocessing(read_sidecar(weights, DESCRIPTION)[DESCRIPTION])
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return the item with its labels post-processed; the input is not changed."""
-        from nnunetv2.postprocessing.remove_connected_components import (
-            remove_all_but_largest_component_from_segmentation,
-        )
-
         item = dict(data)
         for key in self.key_iterator(item):
-            label = item[key].cpu().numpy()[0].astype(np.uint8)
-            for step in self.steps:
-                label = remove_all_but_largest_component_from_segmentation(label, step)
-            item[key] = convert_to_dst_type(label[None], item[key])[0]
+            item[key] = self.transform(item[key])
         return item
 
 

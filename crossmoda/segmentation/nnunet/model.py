@@ -37,6 +37,8 @@ class NnUNetEnsemble(nn.Module):
             "postprocessing"}``, as ``export_model`` writes it.
     """
 
+    predicted_by = "inference_nnunet.yaml"
+
     def __init__(self, description: Mapping[str, Any]) -> None:
         super().__init__()
         self.description = dict(description)
