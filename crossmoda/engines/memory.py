@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+from crossmoda.engines.allocation import give_back_freed_memory
+
 STATUS = Path("/proc/self/status")
 CLEAR_REFS = Path("/proc/self/clear_refs")
 PEAK = "5"  # what Linux takes there for "let the peak begin anew"
@@ -47,6 +49,7 @@ def forget_peak(device: torch.device | str) -> None:
     device = torch.device(device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
+    give_back_freed_memory()
     try:
         CLEAR_REFS.write_text(PEAK, encoding="ascii")
     except OSError:
