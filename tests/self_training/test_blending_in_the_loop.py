@@ -14,7 +14,7 @@ from support import planned, recorded, run_loop, tiny_loop
 from crossmoda.data.datalist import load_datalist, segmentation_items
 from crossmoda.data.volumes import same_grid
 from crossmoda.errors import CrossmodaError, find_user_error
-from crossmoda.files import read_json, sha256_of_tree, write_json
+from crossmoda.files import read_json, sha256_of, sha256_of_tree, write_json
 from crossmoda.self_training import TumourBlending, load_run
 from crossmoda.self_training.datalists import blended_items
 
@@ -114,12 +114,16 @@ def test_a_second_run_does_nothing_again(run: Path, tiny_dataset: Path) -> None:
 
 
 def test_other_factors_redo_the_blending_and_what_learns_from_it(run: Path, tiny_dataset: Path) -> None:
-    before = keys(run)
+    def made() -> tuple[str, str]:
+        return sha256_of(run / "round_0" / "segmenter" / "model.pt"), sha256_of_tree(run / "round_0" / "predictions")
+
+    before, (weights, labels) = keys(run), made()
     run_tiny(tiny_dataset, run, blending_settings={"rules": [{**RULES[0], "lambdas": [0.6]}]})
-    after = keys(run)
+    after, (other_weights, other_labels) = keys(run), made()
     redone = {name for name in after if after[name] != before.get(name)}
-    # The rest only if so little training gave other weights, and these other labels, which they need not.
     assert redone - {"predictions", "metrics"} == {"blended/cyclegan", "segmenter"}
+    assert ("predictions" in redone) == (other_weights != weights)  # so little training need not change them
+    assert ("metrics" in redone) == (other_labels != labels)
     assert not list((run / "round_0" / "blended").rglob("*_x0.5_*"))
 
 
