@@ -11,6 +11,16 @@ from monai.inferers import Inferer, SimpleInferer
 from crossmoda.errors import CrossmodaError
 
 
+def require_flag(name: str, value: object) -> None:
+    """Refuse what is neither True nor False: MONAI's command line makes text of "true" and "false", and text is true.
+
+    Raises:
+        CrossmodaError: naming the setting.
+    """
+    if not isinstance(value, bool):
+        raise CrossmodaError(f"{name} is {value!r}; write True or False on the command line")
+
+
 class AutocastInferer(Inferer):
     """Run another inferer under bfloat16 autocast and return its output in float32.
 
@@ -27,15 +37,17 @@ class AutocastInferer(Inferer):
 
     def __init__(self, inferer: Inferer | None = None, enabled: bool = True) -> None:
         super().__init__()
-        if not isinstance(enabled, bool):
-            raise CrossmodaError(f"amp is {enabled!r}; write True or False on the command line")
+        require_flag("amp", enabled)
         self.inferer = SimpleInferer() if inferer is None else inferer
         self.enabled = enabled
 
     def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Return ``inferer(inputs, network)``; tensors in lists, tuples and dictionaries are float32 as well."""
         kept = torch.is_grad_enabled()  # casts of weights; without gradients each is used once a call
-        with torch.autocast(inputs.device.type, dtype=torch.bfloat16, enabled=self.enabled, cache_enabled=kept):
+        dtype = (
+            torch.bfloat16 if self.enabled else None
+        )  # a type that is named counts for contexts within, enabled or not
+        with torch.autocast(inputs.device.type, dtype=dtype, enabled=self.enabled, cache_enabled=kept):
             return _to_float32(self.inferer(inputs, network, *args, **kwargs))
 
 

@@ -81,7 +81,7 @@ def check_bfloat16(network: nn.Module, patch_size: Sequence[int], device: torch.
     if narrow:
         raise CrossmodaError(
             f"patch_size {list(patch_size)} leaves {narrow[0]}, where PyTorch's bfloat16 gradients on the CPU are "
-            "wrong; give a larger patch_size or --amp false"
+            "wrong; give a larger patch_size or --amp False"
         )
 
 

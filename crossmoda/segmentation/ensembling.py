@@ -21,6 +21,7 @@ from crossmoda.errors import CrossmodaError
 from crossmoda.files import read_json, sha256_of
 from crossmoda.labels import COCHLEA, EXTRA, INTRA, PARTS, VS, mask_of, model_labels
 from crossmoda.segmentation.geometry import affine_of, box_of
+from crossmoda.segmentation.inferers import require_averageable
 
 SOME, ALL = 1e-3, 1 - 1e-3  # shares of votes above which one prediction, and every prediction, has voted for a class
 NEIGHBOURS = np.ones((3, 3, 3))
@@ -42,11 +43,7 @@ def require_members(
         CrossmodaError: a file is missing, damaged, of another network or another training, or is given twice; or the
             network has an overlay of its own for its predictions.
     """
-    own = getattr(network, "predicted_by", None)
-    if own:
-        raise CrossmodaError(
-            f"ensemble.yaml after {own}: such a model averages its own networks; leave ensemble.yaml out"
-        )
+    require_averageable(network)
     seen: dict[str, Path] = {}
     for path in map(Path, weights):
         load_weights(network, path, agreed)

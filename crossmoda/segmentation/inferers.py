@@ -148,9 +148,23 @@ class EnsembleInferer(AveragingInferer):
         self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any
     ) -> Iterator[torch.Tensor]:
         """Yield each member's probabilities."""
+        require_averageable(network)
         for path in self.weights:
             load_weights(cast(nn.Module, network), path)
             yield self._probabilities(inputs, network, *args, **kwargs)
+
+
+def require_averageable(network: Any) -> None:
+    """Make sure that a model has no overlay of its own that averages its networks.
+
+    Raises:
+        CrossmodaError: it has one, naming it.
+    """
+    own = getattr(network, "predicted_by", None)
+    if own:
+        raise CrossmodaError(
+            f"ensemble.yaml with {own}: such a model averages its own networks; leave ensemble.yaml out"
+        )
 
 
 class KeepMutualInformation:

@@ -110,7 +110,7 @@ def test_patches_that_bfloat16_would_not_learn_from_on_the_cpu_are_refused(
 ) -> None:
     network = make()
     check_network(network, patch, NAMES)
-    with pytest.raises(CrossmodaError, match=r"leaves \[2, .*give a larger patch_size or --amp false") as caught:
+    with pytest.raises(CrossmodaError, match=r"leaves \[2, .*give a larger patch_size or --amp False") as caught:
         check_bfloat16(network, patch, CPU, enabled=True)
     assert str(caught.value).startswith(f"patch_size {patch} leaves [2, ")
     check_bfloat16(network, patch, CPU, enabled=False)

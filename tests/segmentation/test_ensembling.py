@@ -9,6 +9,7 @@ from crossmoda.engines import save_weights
 from crossmoda.errors import CrossmodaError
 from crossmoda.segmentation.apart import MemberNetworks
 from crossmoda.segmentation.ensembling import VoteByThresholds, VoteByThresholdsd, disagreement, require_members
+from crossmoda.segmentation.inferers import EnsembleInferer
 
 TWO = ("vs", "cochlea")
 THREE = ("extra", "intra", "cochlea")
@@ -283,11 +284,11 @@ def test_a_missing_a_damaged_and_a_foreign_member_are_named(tmp_path):
 
 
 def test_models_that_average_their_own_networks_are_refused(tmp_path):
-    message = (
-        "ensemble.yaml after inference_apart.yaml: such a model averages its own networks; leave ensemble.yaml out"
-    )
+    message = "ensemble.yaml with inference_apart.yaml: such a model averages its own networks; leave ensemble.yaml out"
     with pytest.raises(CrossmodaError, match=message):
         require_members(MemberNetworks({"vs": network()}), [tmp_path / "a.pt"])
+    with pytest.raises(CrossmodaError, match=message):  # where the overlays were named the other way round
+        EnsembleInferer([tmp_path / "a.pt"])(torch.zeros(1, 1, 2, 2, 2), MemberNetworks({"vs": network()}))
 
 
 def test_the_same_weights_under_two_names_are_refused(tmp_path):

@@ -55,8 +55,9 @@ class ApartInferer(Inferer):
         if not isinstance(network, MemberNetworks):
             raise CrossmodaError(f"{type(network).__name__} has no members; give inference_apart.yaml whole")
         image = _scan(inputs)
-        found = [path(image, network.members[name], inputs.device) for name, path in self.members.items()]
-        merged = self.merge(found)[None].to(inputs.device)
+        with torch.autocast(inputs.device.type, enabled=False):  # each member's network has its own
+            found = [path(image, network.members[name], inputs.device) for name, path in self.members.items()]
+            merged = self.merge(found)[None].to(inputs.device)
         return convert_to_dst_type(merged, inputs, dtype=torch.float32)[0]
 
 

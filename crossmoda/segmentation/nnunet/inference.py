@@ -16,6 +16,7 @@ from monai.transforms import MapTransform, Transform
 from monai.utils import convert_to_dst_type
 
 from crossmoda.data.volumes import spacing_mm
+from crossmoda.engines.autocast import require_flag
 from crossmoda.errors import CrossmodaError
 from crossmoda.segmentation.inferers import SMALLEST_PROBABILITY
 from crossmoda.segmentation.nnunet.model import DESCRIPTION, NnUNetEnsemble
@@ -42,6 +43,7 @@ class NnUNetInferer(Inferer):
     def __init__(self, overlap: float = 0.5, mirroring: bool = True, folds: Sequence[int | str] | None = None) -> None:
         super().__init__()
         require_nnunet()
+        require_flag("mirroring", mirroring)
         if not 0 <= overlap < 1:
             raise CrossmodaError(f"window_overlap is {overlap}; give 0 to below 1")
         self.overlap = overlap

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from crossmoda.data.folds import require_fold
+from crossmoda.engines.autocast import require_flag
 from crossmoda.errors import CrossmodaError
 from crossmoda.files import hash_of
 
@@ -97,6 +98,7 @@ class NnUNetSettings:
 
     def __post_init__(self) -> None:
         """Refuse what nnU-Net would stumble over only after hours of preprocessing."""
+        require_flag("amp", self.amp)
         unknown = [name for name in self.configurations if name not in CONFIGURATIONS]
         if unknown or not self.configurations:
             raise CrossmodaError(
@@ -125,6 +127,8 @@ class NnUNetSettings:
             if value is not None and value <= 0:
                 raise CrossmodaError(f"{name} is {value}; give a positive number, or null for nnU-Net's own")
 
+        if self.base_features is not None and int(self.base_features) != self.base_features:
+            raise CrossmodaError(f"base_features is {self.base_features}; give a whole number")
         spacing = self.target_spacing
         if spacing is not None and (len(spacing) != 3 or min(spacing) <= 0):
             raise CrossmodaError(

@@ -20,7 +20,16 @@ from crossmoda.self_training.work import BundleUse
 
 # What an overlay may change of how a scan becomes a label. The rest of it, such as maps of uncertainty that are written
 # to a folder, belongs to the loop. What it adds, such as settings of its own, does nothing unless these name it.
-SERVED = ("imports", "network_def", "prepare", "preprocessing", "sliding_window", "keep_one_tumour", "amp")
+SERVED = (
+    "imports",
+    "network_def",
+    "prepare",
+    "preprocessing",
+    "sliding_window",
+    "window_overlap",
+    "keep_one_tumour",
+    "amp",
+)
 
 
 class _Weights(BundleConstants):
