@@ -5,8 +5,9 @@
 Each system is a run folder of the self-training bundle, with its recipe and the size's profile; what is there already
 is not done again, so the command goes on after any interruption. The scans of a further site, which no training sees,
 are then segmented with its last model, and where the real volumes are present, the one whose VS is known. Variants are
-a system's round 0 without something that the system has; what of it is the same is taken over. OUT gets benchmark.html
-and benchmark.md. With --scheduler, the workers of a Dask cluster run one system each at the same time.
+a system's round 0 without something that the system has, or with something more; what of it is the same is taken over.
+OUT gets benchmark.html and benchmark.md. With --scheduler, the workers of a Dask cluster run one system each at the
+same time.
 """
 
 from __future__ import annotations
@@ -119,7 +120,7 @@ def read_settings(config: str, size: str) -> Settings:
         raise CrossmodaError(f"{config}: no size '{size}'; {did_you_mean(size, settings['sizes'])}")
     require_keys(f"{config}: size '{size}'", settings["sizes"][size], ("profile", "phantom", "unseen", "remarks"))
     for name, variant in settings["variants"].items():
-        require_keys(f"{config}: variant '{name}'", variant, ("of", "effect", "settings", "sizes"))
+        require_keys(f"{config}: variant '{name}'", variant, ("of", "effect", "adds", "settings", "sizes"))
         if variant["of"] not in settings["systems"]:
             told = did_you_mean(variant["of"], settings["systems"])
             raise CrossmodaError(f"{config}: variant '{name}' is of '{variant['of']}', which is no system; {told}")
@@ -128,7 +129,7 @@ def read_settings(config: str, size: str) -> Settings:
 
 @dataclass(frozen=True)
 class Run:
-    """A system, or its round 0 without something.
+    """A system, or its round 0 without something or with something more.
 
     Args:
         files: configuration files, merged in this order.

@@ -46,7 +46,10 @@ def benchmark() -> Benchmark:
         costs={"First": {"minutes": 12.4, "mib": 900}},
         published={"First": [0.734, None, 0.714, None], "Second": [0.8, 0.5, 0.8, 0.2]},
         unseen_site="ukm",
-        variants=[Variant("Second with one view", "Second", "two views over one", evaluation(0.65, 0.75, seen))],
+        variants=[
+            Variant("Second with one view", "Second", "two views over one", evaluation(0.65, 0.75, seen)),
+            Variant("First with blending", "First", "blending over none", evaluation(0.8, 0.2, seen), adds=True),
+        ],
         real={"Second": evaluation(0.325, 0.0, ("real",))},
         remarks={"two views over one": "The second view draws the cochlea too dark."},
     )
@@ -66,6 +69,7 @@ def test_systems_are_in_the_order_of_their_place_between_the_anchors(benchmark: 
 def test_effects_compare_the_same_validation_scans_with_and_without(benchmark: Benchmark) -> None:
     effects = {(effect["effect"], effect["system"]): effect for effect in benchmark.effects()}
     assert list(effects) == [
+        ("blending over none", "First"),
         ("rounds over none", "First"),
         ("translation over none", "First"),
         ("translation over none", "Second"),
@@ -79,6 +83,9 @@ def test_effects_compare_the_same_validation_scans_with_and_without(benchmark: B
     rounds = effects["rounds over none", "First"]
     assert rounds["with"]["vs"] - rounds["without"]["vs"] == pytest.approx(0.1)
     assert rounds["with"]["cochlea"] - rounds["without"]["cochlea"] == pytest.approx(-0.1)
+    blending = effects["blending over none", "First"]  # without it: the system's own round 0
+    assert blending["with"] == pytest.approx({"vs": 0.805, "cochlea": 0.205})
+    assert blending["without"] == rounds["without"]
     views = effects["two views over one", "Second"]  # with both: the system's own round 0
     assert views["without"] == pytest.approx({"vs": 0.655, "cochlea": 0.755})
     assert views["with"] == pytest.approx({"vs": 0.705, "cochlea": 0.705})

@@ -31,19 +31,21 @@ Metrics = dict[str, Any]  # as metrics.json holds
 
 @dataclass(frozen=True)
 class Variant:
-    """A system's round 0 without what the system has, to see what that does.
+    """A system's round 0 without something that it has, or with something more, to see what that does.
 
     Args:
         name: of the variant.
         system: which it is a variant of.
-        effect: what the system has and the variant has not, e.g. "two views over one".
+        effect: what the system has and the variant has not, or the other way round, e.g. "two views over one".
         metrics: of its round 0 over the validation scans.
+        adds: whether the variant is the one that has it.
     """
 
     name: str
     system: str
     effect: str
     metrics: Metrics
+    adds: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Benchmark:
         costs: name -> ``minutes`` and ``mib``.
         published: name -> Dice and ASSD of VS and of the cochlea that its paper reports, None where it does not.
         unseen_site: of which no scan was trained on.
-        variants: systems without some of what they have.
+        variants: systems without some of what they have, or with something more.
         remarks: effect -> why it shows, or does not.
         real: name of a system or an anchor -> metrics on real scans, of the structures whose truth is known.
     """
@@ -95,7 +97,7 @@ class Benchmark:
         return [*ends[0], *((name, self.systems[name]) for name in ranked), *ends[1]]
 
     def effects(self) -> list[dict[str, Any]]:
-        """Return what the papers report in kind: translation, rounds, and whatever the variants are without.
+        """Return what the papers report in kind: translation, rounds, and whatever the variants differ in.
 
         Returns:
             Entries of ``effect``, ``system``, ``without`` and ``with`` (mean Dice by structure over the validation
@@ -110,9 +112,8 @@ class Benchmark:
                 found.append(_effect("rounds over none", name, rounds[0][1], rounds[-1][1]))
         for variant in self.variants:
             if self.rounds.get(variant.system):
-                found.append(
-                    _effect(variant.effect, variant.system, variant.metrics, self.rounds[variant.system][0][1])
-                )
+                sides = (variant.metrics, self.rounds[variant.system][0][1])
+                found.append(_effect(variant.effect, variant.system, *(sides[::-1] if variant.adds else sides)))
         return sorted(found, key=lambda entry: str(entry["effect"]))
 
 
@@ -153,7 +154,7 @@ def read_results(
         anchors: run folder whose ``anchors`` count.
         published: as ``Benchmark`` has it.
         unseen_site: as ``Benchmark`` has it.
-        variants: name -> ``folder`` of its run, ``of`` (the system) and ``effect``.
+        variants: name -> ``folder`` of its run, ``of`` (the system), ``effect`` and perhaps ``adds``.
         remarks: as ``Benchmark`` has it.
     """
     done = {name: folder for name, folder in folders.items() if (folder / UNSEEN_FILE).is_file()}
@@ -174,7 +175,7 @@ def read_results(
 
 
 def _variant(name: str, made: Mapping[str, Any]) -> Variant:
-    return Variant(name, made["of"], made["effect"], read_json(_round_0(made["folder"])))
+    return Variant(name, made["of"], made["effect"], read_json(_round_0(made["folder"])), made.get("adds", False))
 
 
 def _round_0(folder: Path) -> Path:
