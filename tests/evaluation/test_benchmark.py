@@ -111,10 +111,11 @@ def test_a_system_that_is_not_done_is_left_out(tmp_path: Path) -> None:
         write_json(tmp_path / name / "round_0" / "metrics.json", evaluation(0.5, 0.5, ("ldn",)))
         write_json(tmp_path / name / "metrics.json", evaluation(0.5, 0.5, ("ldn",)))
     write_json(tmp_path / "done" / "metrics_unseen.json", evaluation(0.3, 0.3, ("ukm",)))
+    write_json(tmp_path / "done" / "cost.json", {"minutes": 1.0, "mib": 900})
     write_json(tmp_path / "done" / "metrics_real.json", {"structures": {}, "cases": []})
     variants = {
         name: {"folder": tmp_path / folder, "of": "A", "effect": "two views over one"}
-        for name, folder in (("C", "done"), ("D", "absent"))
+        for name, folder in (("C", "done"), ("D", "absent"), ("E", "begun"))  # with what it took over of its system's
     }
     found = read_results({"A": tmp_path / "done", "B": tmp_path / "begun"}, tmp_path / "anchors", {}, "ukm", variants)
     assert list(found.real) == ["A"]

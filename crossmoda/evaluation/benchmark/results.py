@@ -166,9 +166,7 @@ def read_results(
         costs={name: read_json(folder / COST_FILE) for name, folder in done.items() if (folder / COST_FILE).is_file()},
         published=published,
         unseen_site=unseen_site,
-        variants=[
-            _variant(name, made) for name, made in (variants or {}).items() if _round_0(made["folder"]).is_file()
-        ],
+        variants=[_variant(name, made) for name, made in (variants or {}).items() if _is_done(made["folder"])],
         remarks=remarks or {},
         real={name: read_json(f / REAL_FILE) for name, f in {**ends, **done}.items() if (f / REAL_FILE).is_file()},
     )
@@ -176,6 +174,11 @@ def read_results(
 
 def _variant(name: str, made: Mapping[str, Any]) -> Variant:
     return Variant(name, made["of"], made["effect"], read_json(_round_0(made["folder"])), made.get("adds", False))
+
+
+def _is_done(folder: Path) -> bool:
+    """Tell whether a variant's own round 0 is there: one that was interrupted has what it took over of its system's."""
+    return _round_0(folder).is_file() and (folder / COST_FILE).is_file()
 
 
 def _round_0(folder: Path) -> Path:
