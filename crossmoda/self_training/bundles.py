@@ -159,6 +159,22 @@ class BundleUse:
         except Exception as error:
             raise in_one_line(error, f"{self.root}: {self.main_file(kind)} cannot be run") from error
 
+    def require_network(self, kind: str, origin: str, **places: Any) -> None:
+        """Find what would stop a workflow's network from being built.
+
+        Args:
+            kind: "train" or "inference".
+            origin: what uses the bundle, for the message.
+            places: as ``workflow`` takes them.
+
+        Raises:
+            CrossmodaError: one line that says what is wrong.
+        """
+        try:
+            self.parser(kind, **places).get_parsed_content("network_def")
+        except Exception as error:  # whatever its constructor raises
+            raise in_one_line(error, f"{origin}: its network cannot be built") from error
+
     def run(self, kind: str, device: Any, **places: Any) -> None:
         """Run a workflow from beginning to end, and free its memory.
 

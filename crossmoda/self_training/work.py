@@ -40,6 +40,7 @@ from crossmoda.self_training.views import (
     rendered_file,
     require_views,
     source_images,
+    trained,
     translated,
 )
 from crossmoda.translation.tumour_blending import PLAN
@@ -173,6 +174,8 @@ class Work:
     def require_fit(self) -> None:
         """Find what would stop views or blending before anything is trained."""
         require_views(self.views, self.target_view)
+        for name, view in trained(self.views).items():
+            view.require_network("train", f"view '{name}'", dataset_dir=str(self.dataset_file))
         if self.blending is not None:
             learnt = (self.run / "round_0" / SINGAN / "model.json").is_file()
             self.blending.require_fit(self.dataset_file, self.datalist["labels"], learnt)

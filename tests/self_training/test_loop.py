@@ -284,6 +284,17 @@ def test_a_misspelt_setting_is_named_before_any_training(tiny_dataset: Path, tmp
     assert not (tmp_path / "run" / "round_0").exists()
 
 
+def test_a_translator_that_cannot_be_built_is_found_before_any_training(tiny_dataset: Path, tmp_path: Path) -> None:
+    settings = {
+        **{key: {**SETTINGS[key], "sites": ["ldn", "etz"]} for key in SETTINGS if key.startswith("translator_")},
+        "views::cyclegan::train_overlays": ["variant_unet_generator.yaml"],
+    }
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - MONAI wraps the error, its cause is checked
+        run_tiny(tiny_dataset, tmp_path / "run", **settings)
+    assert str(find_user_error(caught.value)).startswith("the U-Net generator knows one style; leave sites out")
+    assert not (tmp_path / "run" / "round_0").exists()
+
+
 def test_a_corrected_label_takes_the_place_of_the_pseudo_label(run: Path, tiny_dataset: Path) -> None:
     from crossmoda.self_training.review import publish
 
