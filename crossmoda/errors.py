@@ -29,6 +29,16 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     )
 
 
+def require_flag(name: str, value: object) -> None:
+    """Refuse what is neither True nor False: MONAI's command line makes text of "true" and "false", and text is true.
+
+    Raises:
+        CrossmodaError: naming the setting.
+    """
+    if not isinstance(value, bool):
+        raise CrossmodaError(f"{name} is {value!r}; write True or False on the command line")
+
+
 def find_user_error(error: BaseException | None) -> CrossmodaError | None:
     """Return the first ``CrossmodaError`` in an exception's chain of causes, or None.
 

@@ -24,9 +24,9 @@ from crossmoda.self_training.bundles import make_workflow, run_workflow
 
 BUNDLES = Path(__file__).resolve().parent.parent / "bundles"
 LOOP = BUNDLES / "vs_cochlea_self_training" / "configs"
+TINY_GRID: dict[str, Any] = {"spacing": [1.6, 1.6, 3.0], "crop_size": [48, 32]}
 TINY_SEGMENTER: dict[str, Any] = {
-    "spacing": [1.6, 1.6, 3.0],
-    "crop_size": [48, 32],
+    **TINY_GRID,
     "patch_size": [32, 32, 8],
     "iterations_per_epoch": 2,
     "max_epochs": 1,
@@ -34,18 +34,14 @@ TINY_SEGMENTER: dict[str, Any] = {
 }
 NETWORKS = ("dynunet", "unet2d5", "resunet2d5")  # kinds of segmenters that learn from patches
 TINY_PATCH: dict[str, Any] = {"patch_size": [48, 32, 8]}
+TINY_TRANSLATOR: dict[str, Any] = {"ngf": 4, "ndf": 4, "batch_size": 2, "patch_size": [48, 32], "num_workers": 0}
 TINY_SIZES: dict[str, Any] = {  # what a profile sets for a recipe
-    "spacing": [1.6, 1.6, 3.0],
-    "crop_size": [48, 32],
+    **TINY_GRID,
     "translator_sizes": {
-        "ngf": 4,
+        **TINY_TRANSLATOR,
         "n_blocks": 5,
-        "ndf": 4,
-        "batch_size": 2,
         "iterations_per_epoch": 1,
         "max_epochs": 1,
-        "patch_size": [48, 32],
-        "num_workers": 0,
         "validation_interval": 0,
     },
     "translator_inference_sizes": {"ngf": 4, "n_blocks": 5},
@@ -56,18 +52,8 @@ TINY_SIZES: dict[str, Any] = {  # what a profile sets for a recipe
     "segmenter_inference_sizes": {**dict.fromkeys(NETWORKS, TINY_PATCH), "nnunet": {}},
 }
 TINY_LOOP: dict[str, Any] = {
-    "spacing": [1.6, 1.6, 3.0],
-    "crop_size": [48, 32],
-    "translator_settings": {
-        "ngf": 4,
-        "n_blocks": 1,
-        "ndf": 4,
-        "batch_size": 2,
-        "iterations_per_epoch": 2,
-        "max_epochs": 2,
-        "patch_size": [48, 32],
-        "num_workers": 0,
-    },
+    **TINY_GRID,
+    "translator_settings": {**TINY_TRANSLATOR, "n_blocks": 1, "iterations_per_epoch": 2, "max_epochs": 2},
     "translator_inference_settings": {"ngf": 4, "n_blocks": 1},
     "segmenter_settings": {"patch_size": [32, 32, 8], "iterations_per_epoch": 2, "max_epochs": 2, "batch_size": 1},
     "segmenter_inference_settings": {"patch_size": [32, 32, 8]},

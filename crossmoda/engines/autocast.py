@@ -8,17 +8,7 @@ from typing import Any
 import torch
 from monai.inferers import Inferer, SimpleInferer
 
-from crossmoda.errors import CrossmodaError
-
-
-def require_flag(name: str, value: object) -> None:
-    """Refuse what is neither True nor False: MONAI's command line makes text of "true" and "false", and text is true.
-
-    Raises:
-        CrossmodaError: naming the setting.
-    """
-    if not isinstance(value, bool):
-        raise CrossmodaError(f"{name} is {value!r}; write True or False on the command line")
+from crossmoda.errors import require_flag
 
 
 class AutocastInferer(Inferer):

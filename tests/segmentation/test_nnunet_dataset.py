@@ -127,6 +127,8 @@ def test_networks_of_the_plans_get_as_many_features_as_asked_for() -> None:
     assert plain.planning_key != small.planning_key
     with pytest.raises(CrossmodaError, match="base_features is 0"):
         NnUNetSettings(STRUCTURES, base_features=0)
+    with pytest.raises(CrossmodaError, match=r"base_features is 8\.0; give a whole number"):
+        NnUNetSettings(STRUCTURES, base_features=8.0)  # type: ignore[arg-type]
 
 
 def test_labels_become_the_model_s_numbers_by_name(datalist: Path, tmp_path: Path) -> None:

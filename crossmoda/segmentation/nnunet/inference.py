@@ -16,8 +16,7 @@ from monai.transforms import MapTransform, Transform
 from monai.utils import convert_to_dst_type
 
 from crossmoda.data.volumes import spacing_mm
-from crossmoda.engines.autocast import require_flag
-from crossmoda.errors import CrossmodaError
+from crossmoda.errors import CrossmodaError, require_flag
 from crossmoda.segmentation.inferers import SMALLEST_PROBABILITY
 from crossmoda.segmentation.nnunet.model import DESCRIPTION, NnUNetEnsemble
 from crossmoda.segmentation.nnunet.settings import require_nnunet

@@ -12,8 +12,7 @@ from typing import Any
 import torch
 
 from crossmoda.data.folds import require_fold
-from crossmoda.engines.autocast import require_flag
-from crossmoda.errors import CrossmodaError
+from crossmoda.errors import CrossmodaError, require_flag
 from crossmoda.files import hash_of
 
 ALL = "all"  # nnU-Net's name of the fold that learns from every case
@@ -127,7 +126,7 @@ class NnUNetSettings:
             if value is not None and value <= 0:
                 raise CrossmodaError(f"{name} is {value}; give a positive number, or null for nnU-Net's own")
 
-        if self.base_features is not None and int(self.base_features) != self.base_features:
+        if self.base_features is not None and not isinstance(self.base_features, int):
             raise CrossmodaError(f"base_features is {self.base_features}; give a whole number")
         spacing = self.target_spacing
         if spacing is not None and (len(spacing) != 3 or min(spacing) <= 0):
