@@ -14,11 +14,12 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # before PyTorch is imported; see the Makefile
 
@@ -54,6 +55,7 @@ from crossmoda.translation.singan_training import ScaleInTraining, SinGANTrainer
 SPACING_MM = (0.5, 0.5, 1.5)
 SCAN = (448, 448, 80)
 SCAN_FOLDER = "CROSSMODA_BENCH_SCAN"  # environment variable, through which the rows' processes share a scan
+GIVES_BACK = {"MALLOC_ARENA_MAX": "8"}  # glibc's own default: any wish of the environment's leaves its memory to it
 CLASSES = 3  # of the segmenters, background among them
 LONG_SECONDS = 60.0  # what takes longer is done once
 NCE_LAYERS = (0, 4, 8, 12, 16)
@@ -71,11 +73,19 @@ Work = Callable[[], object]
 
 @dataclass(frozen=True)
 class Row:
-    """What is timed: rows of one ``what`` are compared with the first of them; ``build`` makes the work on a device."""
+    """What is timed: rows of one ``what`` are compared with the first of them.
+
+    Args:
+        what: title.
+        how: that tells it from the other rows of its title.
+        build: makes the work on a device.
+        environment: variables of the row's process, beside those that there are.
+    """
 
     what: str
     how: str
     build: Callable[[torch.device], Work]
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 @fire.decorators.SetParseFn(str, "only")  # a name with a comma is no tuple
@@ -101,7 +111,7 @@ def main(repetitions: int = 3, only: str = "") -> None:
 
 def measured_apart(row: Row, repetitions: int, device: torch.device) -> tuple[float, float]:
     """Return the seconds and the MiB of a row, from a process of its own."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
+    with mock.patch.dict(os.environ, row.environment), multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(measured, (row, repetitions, device))
 
 
@@ -152,6 +162,12 @@ def rows() -> list[Row]:
     for network, overlay in SEGMENTERS.items():
         what = f"segmenter: {network} step, batch 2 of 96x80x32"
         found += [Row(what, name, partial(segmenter_step, overlay, amp)) for name, amp in precisions]
+    for kind, work in (
+        ("10 patches of 96x80x32", segmenter_patch),
+        ("step, batch 2 of 96x80x32", partial(segmenter_step, "", True)),
+    ):
+        what = f"memory that arrays leave: DynUNet {kind}, bfloat16"
+        found += [Row(what, "given back", work, GIVES_BACK), Row(what, "kept", work)]
     what = "segmenter: nnU-Net's usual plan, scan of 448x448x80 from file to file"
     found.append(Row(what, "nnU-Net's predictor", partial(nnunet_scan, None)))
     for network, overlay in SEGMENTERS.items():
@@ -274,6 +290,20 @@ def segmenter_step(overlay: str, autocast: bool, device: torch.device) -> Work:
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
+
+    return work
+
+
+def segmenter_patch(device: torch.device) -> Work:
+    """Return the prediction of ten patches of 96 x 80 x 32 by the DynUNet in bfloat16, one after another."""
+    parser = ConfigParser()
+    parser.read_config(segmenter_files("", "inference"))
+    network = parser.get_parsed_content("network_def").to(device).eval()
+    patch, inferer = torch.randn(1, 1, 96, 80, 32, device=device), AutocastInferer()
+
+    def work() -> object:
+        with torch.inference_mode():
+            return [inferer(patch, network) for _ in range(10)]
 
     return work
 
