@@ -1,4 +1,4 @@
-"""What of a recipe does not fit its dataset: sites that no scan is of, and fewer patients than folds.
+"""What of a recipe does not fit its dataset: structures its labels lack, sites of no scan, fewer patients than folds.
 
 Found before anything is trained, because a view's settings are otherwise looked at when its own training begins, and a
 segmenter's folds when all translators have been trained.
@@ -15,6 +15,7 @@ from monai.bundle import ConfigParser
 
 from crossmoda.data.folds import require_patients
 from crossmoda.errors import CrossmodaError, find_user_error
+from crossmoda.labels import numbers_of
 from crossmoda.segmentation.apart.members import APART, files_of, read_config, read_members
 from crossmoda.segmentation.nnunet.settings import ALL
 from crossmoda.self_training.anchors import Anchors
@@ -27,17 +28,28 @@ Patients = Mapping[str, set[str]]  # section of the datalist -> case ids
 
 
 def require_fit_of_dataset(loop: SelfTrainingLoop, dataset_dir: str | Path) -> None:
-    """Make sure that the sites which views name are there, and that there are patients for all folds.
+    """Make sure that structures and the sites which views name are there, and that there are patients for all folds.
 
     Args:
         loop: that is about to run.
         dataset_dir: a dataset folder or a datalist JSON: the loop's.
 
     Raises:
-        CrossmodaError: a site that no scan is of or that a translator will not know, or too few patients.
+        CrossmodaError: a structure that the labels do not tell apart, a site that no scan is of or that a translator
+            will not know, or too few patients.
     """
+    require_structures(loop, dataset_dir)
     require_sites_of_views(loop, dataset_dir)
     require_patients_for_folds(loop, dataset_dir)
+
+
+def require_structures(loop: SelfTrainingLoop, dataset_dir: str | Path) -> None:
+    """Make sure that the dataset's labels tell every structure apart that the segmenter seeks."""
+    try:
+        for structure in loop.work.structures:
+            numbers_of(structure, dict(loop.work.datalist["labels"]))
+    except CrossmodaError as error:
+        raise CrossmodaError(f"{dataset_dir}: {error}; give 'structures' that its labels tell apart") from error
 
 
 def require_sites_of_views(loop: SelfTrainingLoop, dataset_dir: str | Path) -> None:

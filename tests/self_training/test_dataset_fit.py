@@ -63,6 +63,16 @@ def test_a_mixture_of_editions_is_found(tiny_dataset: Path, tmp_path: Path) -> N
     assert message.endswith("give each edition a folder")
 
 
+def test_structures_that_the_labels_do_not_tell_apart_are_found(tiny_dataset: Path, tmp_path: Path) -> None:
+    message = refusal(tiny_dataset, tmp_path, RECIPES / "chen2023.yaml", SMALL)
+    assert message.startswith(f"{tiny_dataset}: structure 'intra' is not in the labels ")
+    assert message.endswith("; give 'structures' that its labels tell apart")
+    two = {"structures": ["vs", "cochlea"]}
+    initialise(tiny_dataset, tmp_path / "run", RECIPES / "chen2023.yaml", SMALL, **two)
+    message = refusal(tiny_dataset, tmp_path, RECIPES / "yang2022.yaml", SMALL, structures=["extra", "cochlea"])
+    assert message.startswith(f"{tiny_dataset}: structure 'extra' is not in the labels ")
+
+
 @pytest.mark.parametrize(
     ("overlays", "settings", "told"),
     [
