@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterable
 from types import TracebackType
 
+NO_TARGET = "Cannot locate class or function path"  # how MONAI begins to say so
+
 
 class CrossmodaError(ValueError):
     """Report a mistake that the user can mend, in one line that names the file or the key and says what to do."""
@@ -39,16 +41,29 @@ def require_flag(name: str, value: object) -> None:
         raise CrossmodaError(f"{name} is {value!r}; write True or False on the command line")
 
 
+def require_counts(**counts: object) -> None:
+    """Refuse settings that count something and are not whole numbers from 1 up.
+
+    Raises:
+        CrossmodaError: naming the first such setting.
+    """
+    for name, value in counts.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise CrossmodaError(f"{name} is {value!r}; give a whole number from 1 up")
+
+
 def find_user_error(error: BaseException | None) -> CrossmodaError | None:
     """Return the first ``CrossmodaError`` in an exception's chain of causes, or None.
 
     MONAI wraps whatever a configuration raises in errors of its own, so the one worth reading sits at the end of the
-    chain.
+    chain. MONAI's own for a ``_target_`` that is not there is made one.
     """
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         if isinstance(error, CrossmodaError):
             return error
+        if isinstance(error, ModuleNotFoundError) and str(error).startswith(NO_TARGET):
+            return CrossmodaError(f"{str(error).rstrip('.')}; correct the name after _target_")
         seen.add(id(error))
         error = error.__cause__ or error.__context__
     return None

@@ -12,6 +12,11 @@ that
 - or, in a file, belongs to another workflow of the same bundle, because overlays such as a network's are used after
   ``train.yaml`` and after ``inference.yaml``.
 
+Where that is asked for, as of a command's own settings, an override must also have an effect: what the sections that
+run refer to, directly or through others, must touch it. (nnU-Net's training, say, reads few settings of the training
+that it replaces.) And text is no substitute for True and False: MONAI's command line makes text of "false", and text is
+true.
+
 Keys inside a component are arguments of its ``_target_``; those that further files and overrides touch are held
 against its signature. Mappings that are handed on as a whole, such as settings for another bundle, are not looked
 into: whoever takes them checks them in the same way.
@@ -22,6 +27,7 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+import math
 import pydoc
 import sys
 import warnings
@@ -41,7 +47,9 @@ from crossmoda.errors import CrossmodaError, did_you_mean, nearest_name
 MONAI_WORDS = ("imports", "initialize", "run", "finalize", ConfigParser.meta_key)
 READ_BY_COMMANDS = ("phantom",)  # in a recipe, for `python -m crossmoda demo`; no bundle reads it
 MAIN_FILES = ("train.yaml", "inference.yaml")
+PLACES = ("bundle_root", "dataset_dir", "output_dir", "device")  # are right even where nothing reads them
 TARGET = "_target_"
+FLAG_WORDS = ("true", "false", "yes", "no", "on", "off")
 
 
 def require_known_keys(
@@ -49,6 +57,7 @@ def require_known_keys(
     overrides: Mapping[str, Any] | None = None,
     origin: str = "settings",
     also: Iterable[str] = (),
+    idle: Iterable[str] | None = None,
 ) -> None:
     """Make sure that every key which files and overrides add to the first file is read by something.
 
@@ -56,17 +65,20 @@ def require_known_keys(
         files: configuration files, merged from left to right; the first one is taken as it is.
         overrides: of the merged files; ``::`` in a key goes one level further in.
         origin: of the overrides, for the message.
-        also: further keys that are right.
+        also: further keys that are right, sections that run among them.
+        idle: overrides that may be without effect, beside places; None: all may.
 
     Raises:
-        CrossmodaError: a file is missing, a key is not known, or a component has no such argument.
+        CrossmodaError: a file is missing, a key is not known, a component has no such argument, an override is text in
+            place of True or False, or has no effect.
     """
     changes = [
         _Change(str(file), key, value, index == 0)
         for index, file in enumerate(files)
         for key, value in _content_of(file).items()
     ]
-    changes += [_Change(origin, key, value) for key, value in (overrides or {}).items()]
+    given = [_Change(origin, key, value) for key, value in (overrides or {}).items()]
+    changes += given
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # MONAI will warn when it merges them itself
         merged, added = _merge(changes, files)
@@ -75,6 +87,8 @@ def require_known_keys(
     for change, path in added:
         if path.split(ID_SEP_KEY)[0] not in known and not _is_read(path, merged, references):
             _require_of_another_workflow(change, path, merged, files)
+    if idle is not None:
+        _require_effect([change for change in given if change.path not in {*PLACES, *idle}], merged, known, origin)
     arguments = _Arguments()
     for change in changes:
         if not change.first:
@@ -113,6 +127,7 @@ def _require_known_keys_of(arguments: Sequence[str], folder: Path) -> None:
         {key: value for key, value in given.items() if key not in not_keys},
         origin="command line",
         also=[*filter(None, words), *_keys_of_tracking(given.get("tracking"))],
+        idle=(),
     )
 
 
@@ -178,6 +193,7 @@ def _merge(changes: Sequence[_Change], files: Sequence[str | Path]) -> tuple[Con
                 raise _no_such_key(change, above, merged, files)
         if not change.first:
             added += [(change, path) for path in _added(merged.get(), change.path, change.value)]
+        _require_no_text(_at(merged.get(), change.path), change)
         mark = MERGE_KEY if change.key.startswith(MERGE_KEY) else ""
         try:
             merge_kv(merged, mark + change.path, copy.deepcopy(change.value))
@@ -187,6 +203,24 @@ def _merge(changes: Sequence[_Change], files: Sequence[str | Path]) -> tuple[Con
                 f"{change.origin}: '{change.key}' does not fit what it goes into ({reason})"
             ) from error
     return merged, added
+
+
+def _require_no_text(before: Any, change: _Change) -> None:
+    """Refuse text where there was a truth value or a number: YAML takes 1e-3 for text, and 1.0e-3 for a number."""
+    if not isinstance(before, (bool, int, float)) or not isinstance(change.value, str):
+        return
+    told = f"{change.origin}: {change.path} is {change.value!r}"
+    if isinstance(before, bool) and change.value.lower() in FLAG_WORDS:
+        raise CrossmodaError(f"{told}; write True or False on the command line")
+    if not isinstance(before, bool) and _is_number(change.value):
+        raise CrossmodaError(f"{told}, which is text; write {float(change.value)!r}")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def _added(config: Any, path: str, value: Any) -> Iterator[str]:
@@ -207,6 +241,22 @@ def _is_read(path: str, merged: ConfigParser, references: Iterable[tuple[str, st
     return any(
         (_is_within(path, name) or _is_within(name, path)) and not _is_within(place, path) for place, name in references
     )
+
+
+def _require_effect(overrides: Sequence[_Change], merged: ConfigParser, begin: set[str], origin: str) -> None:
+    """Raise where nothing that runs refers to an override."""
+    left, reached = list(_references(merged.get(), "")), begin
+    while True:
+        followed = [name for place, name in left if any(_is_within(place, found) for found in reached)]
+        left = [(place, name) for place, name in left if not any(_is_within(place, found) for found in reached)]
+        if not set(followed) - reached:
+            break
+        reached = reached | set(followed)
+    for change in overrides:
+        if not any(_is_within(change.path, found) or _is_within(found, change.path) for found in reached):
+            raise CrossmodaError(
+                f"{origin}: '{change.key}' has no effect, as nothing of these files that runs reads it; leave it out"
+            )
 
 
 def _references(value: Any, place: str) -> Iterator[tuple[str, str]]:

@@ -19,6 +19,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # before PyTorch is imported; 
 import logging
 import multiprocessing
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -29,7 +30,7 @@ from typing import Any
 
 import fire
 import yaml
-from comparing import folder_name, require_keys
+from comparing import folder_name, require_keys, require_size
 from monai.bundle import ConfigWorkflow
 from real_volumes import prepare, real_folder
 
@@ -37,15 +38,19 @@ from crossmoda.data.datalist import load_datalist, save_datalist
 from crossmoda.data.phantom import write_phantom_dataset
 from crossmoda.data.sites import require_sites
 from crossmoda.engines.memory import peak_mib, peak_of_children_mib
-from crossmoda.errors import CrossmodaError, did_you_mean, find_user_error, report_in_one_line
+from crossmoda.errors import CrossmodaError, did_you_mean, report_in_one_line
 from crossmoda.evaluation.aggregate import evaluate_folder
 from crossmoda.evaluation.benchmark import read_results, write_page
 from crossmoda.evaluation.benchmark.results import ANCHORS, COST_FILE, REAL_FILE, UNSEEN_FILE
-from crossmoda.files import atomic_directory, read_json, sha256_of, write_json
+from crossmoda.evaluation.comparison import rounds_of
+from crossmoda.files import atomic_directory, hash_of, read_json, sha256_of, sha256_of_tree, write_json
 from crossmoda.labels import model_labels
 from crossmoda.launching import Course, Launcher, Piece, launcher_for
+from crossmoda.processes import end_with_parent
 from crossmoda.self_training import Anchors
 from crossmoda.self_training.bundles import BundleUse, make_workflow
+from crossmoda.self_training.datalists import content_hash
+from crossmoda.self_training.estimate.command import loop_of
 from crossmoda.self_training.loop import exclusive, find_truth
 from crossmoda.versions import versions
 
@@ -86,10 +91,10 @@ def main(
     unseen = write_phantom_dataset(output.parent / f"{output.name}_unseen", **scale["unseen"])
     output.mkdir(parents=True, exist_ok=True)
     further = further_scans(unseen, settings["unseen_site"], output)
-    for run in runs.values():  # what is wrong with a system is found before the first is trained
-        loop_of(run.files, data, run.folder, run.settings)
     if not only:
         runs = {ANCHOR_RUN: Run([LOOP, scale["profile"]], common, output / ANCHOR_RUN), **runs}
+    for name, run in runs.items():
+        require_sound(name, run, data)
     with launcher_for(scheduler, output) as launcher:
         for variants in (False, True):  # which take over what their systems have made
             together = {name: run for name, run in runs.items() if (run.of is not None) is variants}
@@ -101,6 +106,7 @@ def main(
         settings["unseen_site"],
         {name: {**variant, "folder": output / folder_name(name)} for name, variant in settings["variants"].items()},
         scale.get("remarks"),
+        settings["published_effects"],
     )
     text = write_page(found, output, facts(size, config, scale))
     print(f"\n{text}\nwritten: {output}/benchmark.html, benchmark.md")
@@ -114,13 +120,18 @@ def read_settings(config: str, size: str) -> Settings:
     """
     if not Path(config).is_file():
         raise CrossmodaError(f"{config}: no such file; give --config")
-    settings: Settings = {"variants": {}, **yaml.safe_load(Path(config).read_text(encoding="utf-8"))}
-    require_keys(config, settings, ("sizes", "unseen_site", "systems", "variants", "settings", "published"))
-    if size not in settings["sizes"]:
-        raise CrossmodaError(f"{config}: no size '{size}'; {did_you_mean(size, settings['sizes'])}")
-    require_keys(f"{config}: size '{size}'", settings["sizes"][size], ("profile", "phantom", "unseen", "remarks"))
+    settings: Settings = {
+        "variants": {},
+        "published_effects": [],
+        **yaml.safe_load(Path(config).read_text(encoding="utf-8")),
+    }
+    own = ("sizes", "unseen_site", "systems", "variants", "settings", "published")
+    require_keys(config, settings, (*own, "published_effects"), required=own)
+    phantoms = ("phantom", "unseen")
+    require_size(config, settings["sizes"], size, ("profile", *phantoms, "remarks"), phantoms, ("profile",))
     for name, variant in settings["variants"].items():
-        require_keys(f"{config}: variant '{name}'", variant, ("of", "effect", "adds", "settings", "sizes"))
+        where = f"{config}: variant '{name}'"
+        require_keys(where, variant, ("of", "effect", "adds", "settings", "sizes"), required=("of", "effect"))
         if variant["of"] not in settings["systems"]:
             told = did_you_mean(variant["of"], settings["systems"])
             raise CrossmodaError(f"{config}: variant '{name}' is of '{variant['of']}', which is no system; {told}")
@@ -154,7 +165,9 @@ def planned(settings: Settings, size: str, output: Path, only: str) -> dict[str,
     """Return the runs whose name holds a text, systems before variants."""
     profile, common = settings["sizes"][size]["profile"], settings["settings"]
     runs = {
-        name: Run([LOOP, recipe, profile], common, output / folder_name(name))
+        name: Run(
+            [LOOP, *([recipe] if isinstance(recipe, str) else recipe), profile], common, output / folder_name(name)
+        )
         for name, recipe in settings["systems"].items()
     }
     for name, variant in settings["variants"].items():
@@ -201,16 +214,17 @@ def workflow_of(files: list[str], data: Path, run: Path, settings: Settings) -> 
     return make_workflow(files, "train", dataset_dir=str(data), output_dir=str(run), **settings)
 
 
-def loop_of(files: list[str], data: Path, run: Path, settings: Settings) -> Any:
-    """Return the loop of a system, built from its files.
+def require_sound(name: str, run: Run, data: Path) -> None:
+    """Find what is wrong with a system before the first is trained.
 
     Raises:
-        CrossmodaError: the files do not make a loop.
+        CrossmodaError: whatever would stop it; the system is named.
     """
-    try:
-        return workflow_of(files, data, run, settings).parser.get_parsed_content("train::trainer")
-    except Exception as error:
-        raise find_user_error(error) or error from error
+    with tempfile.TemporaryDirectory(prefix="crossmoda_benchmark_") as folder:
+        try:
+            loop_of(data, [Path(file) for file in run.files], Path(folder) / "run", run.settings)
+        except CrossmodaError as error:
+            raise CrossmodaError(f"{name}: {error}") from error
 
 
 def course(launcher: Launcher, name: str, run: Run, data: Path, further: Sequence[Further]) -> Course[None]:
@@ -232,8 +246,9 @@ def own(launcher: Launcher, work: Callable[..., None], *arguments: Any) -> Calla
 
 
 def in_own_process(work: Callable[..., None], *arguments: Any) -> None:
-    """Run something in a process of its own."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+    """Run something in a process of its own, which ends when this one does."""
+    spawning = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=spawning, initializer=end_with_parent, initargs=(os.getpid(),)) as pool:
         pool.submit(work, *arguments).result()
 
 
@@ -244,22 +259,29 @@ def train_system(files: list[str], data: Path, run: Path, settings: Settings) ->
     workflow.initialize()
     started = time.monotonic()
     workflow.run()
-    before = read_json(run / COST_FILE) if (run / COST_FILE).is_file() else {"mib": 0}
-    if time.monotonic() - started > 1 or not before["mib"]:
-        mib = max(before["mib"], peak_mib(), peak_of_children_mib())
-        write_json(run / COST_FILE, {"minutes": step_minutes(run), "mib": round(mib)})
+    made_of = {"settings": sha256_of(run / "run.yaml")}
+    before = read_json(run / COST_FILE) if (run / COST_FILE).is_file() else {}
+    same = before.get("made_of") == made_of
+    if time.monotonic() - started > 1 or not same:
+        mib = max(before["mib"] if same else 0, peak_mib(), peak_of_children_mib())
+        write_json(run / COST_FILE, {**step_minutes(run), "mib": round(mib), "made_of": made_of})
 
 
-def step_minutes(run: Path) -> float:
-    """Return the minutes of all recorded steps of a run's rounds, however often it was interrupted."""
-    records = [read_json(manifest)["steps"].values() for manifest in sorted(run.glob("round_*/manifest.json"))]
-    return sum(float(step["seconds"]) for steps in records for step in steps) / 60
+def step_minutes(run: Path) -> dict[str, Any]:
+    """Return the ``minutes`` of all recorded steps of a run's rounds.
+
+    Of a step that was interrupted only the last try is recorded; ``interrupted`` tells whether there is one.
+    """
+    records = [read_json(folder / "manifest.json")["steps"].values() for _, folder in rounds_of(run)]
+    steps = [step for found in records for step in found]
+    minutes = sum(float(step["seconds"]) for step in steps) / 60
+    return {"minutes": minutes, "interrupted": any(step.get("resumed", False) for step in steps)}
 
 
 def train_anchors(files: list[str], data: Path, run: Path, settings: Settings) -> None:
     """Train the project's own segmenter on ceT1 alone and on hrT2 truth."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    loop = loop_of(files, data, run, settings)
+    loop = loop_of(data, [Path(file) for file in files], run, settings)
     with exclusive(run):
         loop.write_description()
         save_datalist(loop.work.dataset_file, dict(loop.work.datalist))
@@ -275,15 +297,21 @@ def measure_further(model: Path, run: Path, scans: Further) -> None:
         scans: what is segmented and what it is measured against.
     """
     use, weights, structures = served(model, run)
-    done = {"weights": sha256_of(weights), "scans": sha256_of(scans.datalist)}
+    datalist = load_datalist(scans.datalist)
+    items = datalist["validation"]
+    done = {
+        "weights": sha256_of(weights),
+        "inference": hash_of(use.config("inference")),
+        "scans": content_hash(items, ("image",)),
+        "truth": sha256_of_tree(scans.truth),
+    }
     path = model / scans.metrics
     if path.is_file() and read_json(path).get("made_of") == done:
         return
     place = str(model / scans.name)
     places = {"dataset_dir": str(scans.datalist), "output_dir": place, "uncertainty_dir": place}
     use.run("inference", None, sections=["validation"], weights=str(weights), **places)
-    datalist = load_datalist(scans.datalist)
-    sites = {item["case"]: item["site"] for item in datalist["validation"]}
+    sites = {item["case"]: item["site"] for item in items}
     truth = {case: file for case, file in find_truth(scans.truth).items() if case in sites}
     labels = dict(datalist["labels"])
     metrics = evaluate_folder(model / scans.name, truth, model_labels(structures), labels, list(sites), sites)

@@ -6,7 +6,7 @@
 Each method is a folder with its translator and its evaluation; what is there already is not done again, so the command
 goes on after any interruption. OUT gets comparison.md, comparison.json and comparison.png.
 
-With --teach true a segmenter is trained on each method's translations and labels, and on the ceT1 and the true hrT2 of
+With --teach True a segmenter is trained on each method's translations and labels, and on the ceT1 and the true hrT2 of
 the same cases; its Dice on the validation cases, real hrT2 that nobody has seen, is the proof of a translation.
 """
 

@@ -37,20 +37,47 @@ def read_settings(
     if not Path(config).is_file():
         raise CrossmodaError(f"{config}: no such file; give --config")
     settings = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
-    require_keys(config, settings, ("sizes", "methods"))
-    if size not in settings["sizes"]:
-        raise CrossmodaError(f"{config}: no size '{size}'; {did_you_mean(size, settings['sizes'])}")
-    scale = settings["sizes"][size]
+    require_keys(config, settings, ("sizes", "methods"), required=("sizes", "methods"))
+    scale = require_size(config, settings["sizes"], size, ("phantom", *of_a_size), ("phantom",))
     methods = {name: method or {} for name, method in settings["methods"].items()}
-    require_keys(f"{config}: size '{size}'", scale, ("phantom", *of_a_size))
-    require_arguments(f"{config}: phantom of size '{size}'", write_phantom_dataset, scale.get("phantom") or ())
     for name, method in methods.items():
         require_keys(f"{config}: method '{name}'", method, of_a_method)
     return scale, methods
 
 
-def require_keys(where: str, given: Any, known: Collection[str]) -> None:
-    """Make sure that settings are a mapping of known keys.
+def require_size(
+    config: str,
+    sizes: Any,
+    size: str,
+    known: Collection[str],
+    phantoms: Collection[str],
+    required: Collection[str] = (),
+) -> Settings:
+    """Return one of a configuration's sizes, whose keys are known.
+
+    Args:
+        config: the file, for messages.
+        sizes: name -> settings.
+        size: one of the names.
+        known: keys that a size may have.
+        phantoms: those of them that hold arguments of ``write_phantom_dataset``, if they are there.
+        required: keys that it must have.
+
+    Raises:
+        CrossmodaError: there is no such size, or it has a key that is not known.
+    """
+    require_keys(f"{config}: sizes", sizes, sizes or ())
+    if size not in sizes:
+        raise CrossmodaError(f"{config}: no size '{size}'; {did_you_mean(size, sizes)}")
+    scale: Settings = sizes[size]
+    require_keys(f"{config}: size '{size}'", scale, known, required)
+    for key in phantoms:
+        require_arguments(f"{config}: {key} of size '{size}'", write_phantom_dataset, scale.get(key) or ())
+    return scale
+
+
+def require_keys(where: str, given: Any, known: Collection[str], required: Collection[str] = ()) -> None:
+    """Make sure that settings are a mapping of known keys, the required ones among them.
 
     Raises:
         CrossmodaError: they are not.
@@ -60,6 +87,9 @@ def require_keys(where: str, given: Any, known: Collection[str]) -> None:
     for key in given:
         if key not in known:
             raise CrossmodaError(f"{where}: no such key '{key}'; {did_you_mean(key, known)}")
+    for key in required:
+        if key not in given:
+            raise CrossmodaError(f"{where}: '{key}' is missing; add it")
 
 
 def folder_name(name: str) -> str:

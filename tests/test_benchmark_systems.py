@@ -129,6 +129,20 @@ def test_what_the_configuration_names_wrong_is_told_before_anything_is_run(
     assert not (tmp_path / "out").exists()
 
 
+def test_what_is_wrong_with_a_system_is_found_before_any_is_trained(
+    repository: Path, config: Path, tmp_path: Path
+) -> None:
+    content = yaml.safe_load(config.read_text())
+    bad = write(tmp_path / "bad.yaml", {"segmenter_settings": {"max_epoch": 3}})
+    content["systems"] = {**content["systems"], "Theirs": [*content["systems"].values(), bad]}  # several files
+    wrong = Path(write(tmp_path / "benchmark.yaml", content))
+    status, _, errors = run(repository, wrong, tmp_path / "out")
+    assert status != 0
+    assert errors.strip().splitlines()[-1].startswith("error: Theirs: ")
+    assert "max_epoch" in errors.strip().splitlines()[-1]
+    assert not list((tmp_path / "out").glob("*/round_0"))
+
+
 def test_a_system_that_is_not_there_is_named_in_one_line(repository: Path, config: Path, tmp_path: Path) -> None:
     status, _, errors = run(repository, config, tmp_path / "out", "--only", "Transformer")
     assert status != 0
@@ -143,7 +157,15 @@ def test_every_system_and_variant_of_the_project_can_be_built(
     monkeypatch.syspath_prepend(str(repository / "scripts"))
     script = importlib.import_module("benchmark_systems")
     runs = script.planned(script.read_settings("configs/benchmark.yaml", size), size, tmp_path, "")
-    loops = {name: script.loop_of(run.files, tiny_dataset, run.folder, run.settings) for name, run in runs.items()}
+    for name, run in runs.items():
+        if "Salle" not in name and "Kang" not in name:  # their folds ask for more patients than the tiny set has
+            script.require_sound(name, run, tiny_dataset)
+    loops = {
+        name: script.workflow_of(run.files, tiny_dataset, run.folder, run.settings).parser.get_parsed_content(
+            "train::trainer"
+        )
+        for name, run in runs.items()
+    }
     assert list(loops["Kang 2022"].work.views) == ["cyclegan", "qs_attn"]
     assert list(loops["Kang 2022 with CycleGAN alone"].work.views) == ["cyclegan"]
     assert list(loops["Kang 2022 with QS-Attn alone"].work.views) == ["qs_attn"]

@@ -133,6 +133,42 @@ def test_a_new_key_that_something_reads_is_right(content: str, tmp_path: Path) -
     require_known_keys([SELF_TRAINING / "train.yaml", written(tmp_path, content)])
 
 
+NNUNET = [SEGMENTATION / "train.yaml", SEGMENTATION / "nnunet.yaml"]
+
+
+@pytest.mark.parametrize("key", ["fold", "patch_size", "batch_size", "initial_weights", "train::handlers"])
+def test_a_setting_of_the_training_that_nnunet_replaces_is_refused_where_effects_are_asked_for(key: str) -> None:
+    require_known_keys(NNUNET, {key: None})
+    with pytest.raises(
+        CrossmodaError, match=rf"^settings: '{key}' has no effect, as nothing .* reads it; leave it out$"
+    ):
+        require_known_keys(NNUNET, {key: None}, idle=())
+
+
+def test_settings_with_an_effect_direct_or_through_others_are_right() -> None:
+    require_known_keys(NNUNET, {"max_epochs": 3, "structures": ["vs"], "bundle_root": "x", "nnunet::folds": 2}, idle=())
+    plain = {"fold": 0, "network_def::filters": [1], "betas": [0.9, 0.9], "train::trainer::max_epochs": 3}
+    require_known_keys([SEGMENTATION / "train.yaml"], plain, idle=())
+    require_known_keys(NNUNET, {"fold": None}, idle=["fold"])
+    loop = {"segmenter_settings": {"max_epochs": 3}, "views::cyclegan": None, "structures": ["vs"], "rounds": 1}
+    require_known_keys([SELF_TRAINING / "train.yaml"], loop, idle=())
+
+
+@pytest.mark.parametrize("text", ["false", "True", "no"])
+def test_text_in_place_of_true_or_false_is_refused(text: str) -> None:
+    with pytest.raises(CrossmodaError, match=f"^settings: resume is '{text}'; write True or False on the command line"):
+        require_known_keys([SEGMENTATION / "train.yaml"], {"resume": text})
+
+
+def test_a_number_that_yaml_takes_for_text_is_refused(tmp_path: Path) -> None:
+    mine = written(tmp_path, "learning_rate: 1e-3")
+    with pytest.raises(CrossmodaError) as caught:
+        require_known_keys([SEGMENTATION / "train.yaml", mine])
+    assert str(caught.value) == f"{mine}: learning_rate is '1e-3', which is text; write 0.001"
+    require_known_keys([SEGMENTATION / "train.yaml", written(tmp_path, "learning_rate: 1.0e-3")])
+    require_known_keys([SEGMENTATION / "train.yaml", written(tmp_path, "learning_rate: $1e-3")])
+
+
 def test_a_file_for_training_and_inference_may_name_keys_of_either(tmp_path: Path) -> None:
     plan = written(tmp_path, "batch_size: 4\nwindow_overlap: 0.5")  # of train.yaml, and of inference.yaml
     require_known_keys([SEGMENTATION / "train.yaml", plan])

@@ -114,7 +114,7 @@ class History:
 
     def _take_metrics(self, evaluator: Engine) -> None:
         for name, value in evaluator.state.metrics.items():
-            if _is_scalar(value):
+            if _is_scalar(value) and math.isfinite(float(value)):  # else nothing was there to be judged: null
                 self._validated[f"val_{name}"] = float(value)
 
     def _end(self, engine: Engine) -> None:

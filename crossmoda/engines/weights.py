@@ -42,7 +42,8 @@ def load_weights(
     Args:
         network: changed in place.
         path: of the weights.
-        agreed: settings that must be those of the training; held against ``agreed`` in the sidecar, where there is one.
+        agreed: settings that must be those of the training; held against the sidecar, or ``agreed`` in it, where it
+            tells them.
         setting: that names the file, for the remedy.
 
     Raises:
@@ -69,7 +70,8 @@ def load_weights(
 
 def _require_agreement(path: Path, settings: Mapping[str, Any]) -> None:
     sidecar = path.with_suffix(".json")
-    trained = read_json(sidecar).get("agreed", {}) if settings and sidecar.is_file() else {}
+    told = read_json(sidecar) if settings and sidecar.is_file() else {}
+    trained = {**told, **told.get("agreed", {})}
     for key, value in settings.items():
         if key in trained and trained[key] != value:
             raise CrossmodaError(f"{path}: trained with {key} {trained[key]}, but {key} is {value}; give --{key} alike")

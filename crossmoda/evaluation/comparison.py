@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from crossmoda.files import read_json, write_json
 
@@ -25,13 +28,24 @@ ROUND = re.compile(r"round_(\d+)")
 
 
 def rounds_of(run: str | Path) -> list[tuple[int, Path]]:
-    """Return the rounds of a run folder that have been scored, as ``(number, folder)`` in order."""
+    """Return the rounds of a run folder that have been scored, as ``(number, folder)`` in order.
+
+    Rounds of an earlier run in the same folder, which was longer than ``run.yaml`` tells, are not the run's.
+    """
     found = []
+    count = _rounds_told(Path(run) / "run.yaml")
     for folder in Path(run).glob("round_*"):
         match = ROUND.fullmatch(folder.name)
-        if match and (folder / "metrics.json").is_file():
+        if match and int(match.group(1)) < count and (folder / "metrics.json").is_file():
             found.append((int(match.group(1)), folder))
     return sorted(found)
+
+
+def _rounds_told(description: Path) -> float:
+    if not description.is_file():
+        return math.inf
+    trainer = (yaml.safe_load(description.read_text(encoding="utf-8")) or {}).get("trainer") or {}
+    return float(trainer.get("max_epochs", math.inf))
 
 
 def stage_files(run: str | Path) -> dict[str, Path]:

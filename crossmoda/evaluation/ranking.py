@@ -237,7 +237,8 @@ def _values(systems: Mapping[str, Metrics], cases: Sequence[str], criteria: Sequ
 
 
 def _neighbours(names: Sequence[str], case_ranks: Array) -> list[dict[str, Any]]:
-    differences = [case_ranks[j] - case_ranks[i] for i, j in pairwise(range(len(names)))]
+    # Ranks are means over criteria: equal differences may differ in the last bit, and would then not count as ties.
+    differences = [np.round(case_ranks[j] - case_ranks[i], 9) for i, j in pairwise(range(len(names)))]
     p_values = [wilcoxon_p(difference) for difference in differences]
     return [
         {"first": first, "second": second, "difference": float(d.mean()), "p_wilcoxon": p, "p_holm": adjusted}

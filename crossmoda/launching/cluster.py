@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sys
 import uuid
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 CONNECT_S = 10.0  # for a scheduler to answer, and for a first worker to be there
 LOOK_S = 60.0  # between two looks at whether any worker is left
 RETRIES = 3  # of a piece whose process was killed; Dask's own ``allowed-failures`` counts those whose worker was
+
+TIMEOUTS = (TimeoutError, asyncio.TimeoutError)  # two kinds before Python 3.11
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +98,7 @@ class Cluster(Launcher):
         assert self.client is not None
         try:
             self.client.wait_for_workers(1, timeout=CONNECT_S)
-        except TimeoutError as error:
+        except TIMEOUTS as error:
             raise CrossmodaError(
                 f"scheduler {self.scheduler}: it has no worker; start some, e.g. dask worker {self.scheduler} "
                 "--nthreads 1"
@@ -170,7 +173,7 @@ class Cluster(Launcher):
             try:
                 with self.client.as_current():
                     return list(wait(futures, timeout=LOOK_S, return_when="FIRST_COMPLETED").done)
-            except TimeoutError:
+            except TIMEOUTS:
                 left = len(self.client.nthreads())
                 if not left and not told:
                     logger.warning("no worker is left at %s; the work goes on as soon as there is one", self.scheduler)

@@ -6,23 +6,19 @@ goes to the worker's log. It ends with the worker, whatever ends that, so that n
 
 from __future__ import annotations
 
-import fcntl
 import os
 import pickle
 import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from crossmoda.errors import find_user_error
+from crossmoda.launching.alone import alone_in
 from crossmoda.launching.orders import Order, Outcome
 from crossmoda.processes import end_with_parent
 from crossmoda.progress import show_progress
-
-LOCK = ".in_work"
 
 
 def main(parent: str) -> None:
@@ -54,17 +50,6 @@ def _outcome(worker: str, order: Order) -> Outcome:
             return Outcome(worker, mistake=str(mistake))
         return Outcome(worker, traceback=traceback.format_exc())
     return Outcome(worker, seconds=time.monotonic() - started)
-
-
-@contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Wait until no other process works in a folder, and hold it.
-
-    A worker that was given up may be at work for some more seconds, or longer if only its connection was lost.
-    """
-    with (folder / LOCK).open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
 
 
 if __name__ == "__main__":

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from monai.handlers import IgniteMetricHandler, MeanDice
-from monai.metrics import SurfaceDistanceMetric
+from monai.handlers import IgniteMetricHandler
+from monai.metrics import DiceMetric, SurfaceDistanceMetric
 
 Output = Sequence[dict[str, torch.Tensor]]
 Pair = tuple[list[torch.Tensor], list[torch.Tensor]]
@@ -23,10 +24,10 @@ def masks_of_channel(channel: int) -> Callable[[Output], Pair]:
     return select
 
 
-def structure_dice(structures: Sequence[str]) -> dict[str, MeanDice]:
+def structure_dice(structures: Sequence[str]) -> dict[str, DiceWhereShown]:
     """Return one mean Dice a structure, named ``STRUCTURE_dice``; cases without the structure do not count."""
     return {
-        f"{name}_dice": MeanDice(output_transform=masks_of_channel(index + 1), save_details=False)
+        f"{name}_dice": DiceWhereShown(output_transform=masks_of_channel(index + 1))
         for index, name in enumerate(structures)
     }
 
@@ -39,7 +40,29 @@ def structure_assd(structures: Sequence[str]) -> dict[str, IgniteMetricHandler]:
     }
 
 
-class SurfaceDistanceInMillimetres(IgniteMetricHandler):
+class MeanWhereKnown(IgniteMetricHandler):
+    """A mean over the cases that have a value, not a number where none has; MONAI's handlers tell 0 then."""
+
+    def compute(self) -> float:
+        """Return the mean."""
+        values = self.metric_fn.get_buffer()
+        self._is_reduced = True
+        known = torch.empty(0) if values is None else values[torch.isfinite(values)]
+        return float(known.mean()) if known.numel() else math.nan
+
+
+class DiceWhereShown(MeanWhereKnown):
+    """Mean Dice over the cases whose label shows the structure.
+
+    Args:
+        output_transform: from the engine's output to lists of masks (1, X, Y, Z).
+    """
+
+    def __init__(self, output_transform: Callable[[Any], Pair]) -> None:
+        super().__init__(DiceMetric(include_background=True), output_transform=output_transform, save_details=False)
+
+
+class SurfaceDistanceInMillimetres(MeanWhereKnown):
     """Average symmetric surface distance with each prediction's own voxel spacing, which MONAI's handler leaves out.
 
     Cases in which the prediction or the label is empty have no distance and do not count.

@@ -20,6 +20,7 @@ from crossmoda.data.volumes import voxel_volume_mm3
 from crossmoda.errors import CrossmodaError
 from crossmoda.labels import COCHLEA, EXTRA, INTRA, VS, mask_of, model_labels, numbers_of
 from crossmoda.segmentation.anatomy import NEAR_MM, nearest_mm, spacing_of
+from crossmoda.segmentation.by_name import values_sought
 from crossmoda.segmentation.geometry import affine_of
 
 NEIGHBOURS = np.ones((3, 3, 3))
@@ -39,19 +40,17 @@ class RemoveSmallComponents(Transform):
 
     Args:
         structures: names in the order of the network's output channels.
-        least_mm3: volume by structure; others are left alone.
+        least_mm3: volume by structure; others are left alone, and those that the model does not tell apart passed over.
 
     Raises:
-        CrossmodaError: the model does not tell a structure of ``least_mm3`` apart.
+        CrossmodaError: a name of ``least_mm3`` is no structure.
     """
 
     backend = [TransformBackends.NUMPY]  # noqa: RUF012 - as MONAI declares it
 
     def __init__(self, structures: Sequence[str], least_mm3: Mapping[str, float]) -> None:
         self.labels = model_labels(structures)
-        self.least_mm3 = dict(least_mm3)
-        for structure in self.least_mm3:
-            numbers_of(structure, self.labels)
+        self.least_mm3 = values_sought(least_mm3, structures, "least_mm3")
 
     def __call__(self, label_map: torch.Tensor) -> torch.Tensor:
         """Return a label map (1, X, Y, Z) like the given one, without the small components."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from ignite.engine import Engine, Events
@@ -15,7 +16,7 @@ _WARM_UP = 9  # iterations; while it warms up, the average covers about the last
 _MOMENTUM = "ema_momentum"  # ignite looks for it under this name in the engine's state
 
 
-def begin_with(network: nn.Module, initial_weights: str | Path | None) -> None:
+def begin_with(network: nn.Module, initial_weights: str | Path | None, structures: Sequence[str]) -> None:
     """Let a training begin with given weights instead of random ones, as each round of card C does.
 
     To be called before anything copies the network, as ``WeightAverage`` does. A training that is resumed takes its
@@ -24,12 +25,13 @@ def begin_with(network: nn.Module, initial_weights: str | Path | None) -> None:
     Args:
         network: changed in place.
         initial_weights: a file of a plain state dictionary; None leaves the network as it is.
+        structures: that the training seeks; those of the weights must be the same, in the same order.
 
     Raises:
-        CrossmodaError: the file is missing, is not a state dictionary, or belongs to another network.
+        CrossmodaError: the file is missing, is not a state dictionary, or belongs to another network or structures.
     """
     if initial_weights is not None:
-        load_weights(network, initial_weights, setting="initial_weights")
+        load_weights(network, initial_weights, {"structures": list(structures)}, "initial_weights")
 
 
 class GradientClip:

@@ -38,18 +38,18 @@ class Anchors:
         """Return the steps of both anchors."""
         return [
             step.within(_folder(name))
-            for name, (source, target) in self._taught(loop).items()
+            for name, (source, target) in self.taught(loop).items()
             for step in teaching(loop.work, Scans(plain=len(source) + len(target)), TAUGHT)
         ]
 
     def __call__(self, loop: SelfTrainingLoop) -> None:
         """Do both anchors and write ``comparison.json``."""
-        taught = self._taught(loop)
+        taught = self.taught(loop)
         loop.work.launcher.run([_course(loop, name, *items) for name, items in taught.items()])
         if taught:
             write_comparison(loop.work.run)
 
-    def _taught(self, loop: SelfTrainingLoop) -> dict[str, tuple[list[Item], list[Item]]]:
+    def taught(self, loop: SelfTrainingLoop) -> dict[str, tuple[list[Item], list[Item]]]:
         """Return the source and target items that each anchor learns from; none where the truth is not known."""
         work = loop.work
         oracle = with_truth(work.items("target"), work.truth, work.datalist["labels"])

@@ -16,9 +16,14 @@ from crossmoda.engines.workflows import PLACE_KEYS, in_one_line, make_workflow, 
 from crossmoda.errors import CrossmodaError
 from crossmoda.files import write_json
 from crossmoda.segmentation.apart.members import APART, member_files
+from crossmoda.segmentation.nnunet.spent import ROOT as NNUNET
 from crossmoda.unknown_keys import require_known_keys
 
 __all__ = ["PLACE_KEYS", "BundleUse", "in_one_line", "make_workflow", "require_known_settings", "run_workflow"]
+
+
+# What the loop hands to every segmenter, be there a use for it or not: nnU-Net has none for a crop.
+OF_ALL_SEGMENTERS = ("seed", "spacing", "crop_size", "structures")
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,8 @@ class BundleUse:
         inference: overrides for ``configs/inference.yaml``.
         train_overlays: files merged after ``train.yaml``: names in the bundle's ``configs`` or paths.
         inference_overlays: files merged after ``inference.yaml``.
-        processes: of a training; above 1 it is started by torchrun with the bundle's ``multi_gpu_train.yaml``.
+        processes: of a training; above 1 it is started by torchrun with the bundle's ``multi_gpu_train.yaml``. What
+            starts processes itself, apart.yaml's training and nnU-Net's, takes one.
         weights_of: name of another view whose translator this one uses, e.g. to render another site's style; it is then
             not trained.
         reads: settings of a translation that name a file of some view's training, e.g. ``{return_weights:
@@ -64,12 +70,13 @@ class BundleUse:
         """Return the overrides of the ``train`` or the ``inference`` workflow."""
         return dict(self.train if kind == "train" else self.inference)
 
-    def require_known_keys(self, kind: str, origin: str = "settings") -> None:
+    def require_known_keys(self, kind: str, origin: str = "settings", idle: Sequence[str] | None = None) -> None:
         """Make sure that something reads each key of the overlays and overrides of a workflow.
 
         Args:
             kind: "train" or "inference".
             origin: of the overrides, for the message.
+            idle: overrides that may be without effect; None: all may.
 
         Raises:
             CrossmodaError: a file is missing, or an overlay or an override names a key that nobody reads.
@@ -77,7 +84,7 @@ class BundleUse:
         for file in self.files(kind):
             if not file.is_file():
                 raise CrossmodaError(f"{file}: no such configuration file; mend the overlays of {self.root}")
-        require_known_keys(self.files(kind), self.overrides(kind), origin)
+        require_known_keys(self.files(kind), self.overrides(kind), origin, idle=idle)
 
     def config(self, kind: str) -> dict[str, Any]:
         """Return the merged configuration that decides what the workflow makes (no paths, no device).
@@ -95,6 +102,12 @@ class BundleUse:
     def launches(self) -> bool:
         """Tell whether the training launches trainings of its own: those of members apart."""
         return self.has("train", APART)
+
+    @property
+    def torchrun_processes(self) -> int:
+        """How many processes torchrun starts for the training, 1 of those that start processes themselves."""
+        alone = self.processes > 1 and (self.launches or self.has("train", NNUNET))
+        return 1 if alone else self.processes
 
     def parser(self, kind: str, **places: Any) -> ConfigParser:
         """Return the configuration of a workflow, of which single components can be built without the others.
@@ -145,8 +158,6 @@ class BundleUse:
         Raises:
             CrossmodaError: one line that says what is wrong.
         """
-        if kind == "train" and self.processes > 1 and self.launches:
-            raise CrossmodaError(f"processes is {self.processes}, but apart.yaml trains in one process; give 1")
         workflow = self.workflow(kind, device=device_here(device), **places)
         for key in components:
             try:
@@ -186,7 +197,7 @@ class BundleUse:
         Raises:
             CrossmodaError: whatever the workflow found to be the user's to mend.
         """
-        if kind == "train" and self.processes > 1:
+        if kind == "train" and self.torchrun_processes > 1:
             self._run_with_torchrun(Path(places["output_dir"]).parent, places)
             return
         run_workflow(self.workflow(kind, device=device_here(device), **places))
@@ -227,4 +238,5 @@ def require_known_settings(
         if not isinstance(use, BundleUse):
             continue
         for kind in ("train", "inference"):
-            use.require_known_keys(kind, f"settings of the {name}")
+            # Sizes of translators are those of all views, be one of them another network; a segmenter's are its own.
+            use.require_known_keys(kind, f"settings of the {name}", OF_ALL_SEGMENTERS if use is segmenter else None)

@@ -111,8 +111,9 @@ def require_patients_for_folds(loop: SelfTrainingLoop, dataset_dir: str | Path) 
         patients = _patients_of_round(loop, number)
         for training in trainings[max(first for first in trainings if first <= number)]:
             training.require(patients, f"{dataset_dir}: round {number}")
-    if any(isinstance(handler, Anchors) and handler.enabled for handler in loop.handlers):
-        for name, patients in _patients_of_anchors(loop).items():
+    for anchors in [handler for handler in loop.handlers if isinstance(handler, Anchors)]:
+        for name, (known, real) in anchors.taught(loop).items():
+            patients = {"source": {item["case"] for item in known}, "target": {item["case"] for item in real}}
             for training in trainings[0]:
                 training.require(patients, f"{dataset_dir}: the anchor {name}, which anchors: false leaves out,")
 
@@ -122,14 +123,10 @@ def _patients_of_round(loop: SelfTrainingLoop, number: int) -> Patients:
     source = {item["case"] for item in loop.work.items("source") if item.get("label")}
     if number == 0:
         return {"source": source}
-    weight = loop.pseudo_hrt2_weights[min(number, len(loop.pseudo_hrt2_weights)) - 1]
-    return {"source": source if weight else set(), "target": {item["case"] for item in loop.work.items("target")}}
-
-
-def _patients_of_anchors(loop: SelfTrainingLoop) -> dict[str, Patients]:
-    """Return whom the anchors will learn from, if truth is known and they will be trained."""
-    known = {item["case"] for item in loop.work.items("target")} & loop.work.truth.keys()
-    return {"source_only": _patients_of_round(loop, 0), "oracle": {"target": known}} if known else {}
+    return {
+        "source": source if loop.planned_weight(number) else set(),
+        "target": {item["case"] for item in loop.work.items("target")},
+    }
 
 
 @dataclass(frozen=True)

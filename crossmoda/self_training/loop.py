@@ -66,8 +66,9 @@ class SelfTrainingLoop(Engine):
             only.
         pseudo_hrt2_weights: of each translated scan in the loss, beside pseudo-labelled real ones: in round 1, 2, ...;
             the last one also in all further rounds. At 0 a round learns from the real scans alone, unless fewer than
-            half of them have a label: then the translated ones count fully. Where none has one, a round of weight 0
-            stops, and others learn from the translated scans alone, with a warning.
+            half of them have a label: then the translated ones count fully (not with a ``target_view``, where they are
+            of another modality than the scans). Where none has one, a round of weight 0 stops, and others learn from
+            the translated scans alone, with a warning.
         studies: folder of a MONAI Label datastore whose reviewed labels each new round takes over; by default
             ``output_dir/review``, if there.
         train_handlers: attached in order; ignite or MONAI handlers.
@@ -163,7 +164,7 @@ class SelfTrainingLoop(Engine):
 
     def plan_of_round(self, number: int) -> list[PlannedStep]:
         """Return the steps of a round."""
-        steps = round_steps(self.work_of(number), number, self._planned_weight(number))
+        steps = round_steps(self.work_of(number), number, self.planned_weight(number))
         return [step.within(f"round_{number}") for step in steps]
 
     def _tidy(self) -> None:
@@ -201,7 +202,10 @@ class SelfTrainingLoop(Engine):
             previous=self.folder(number - 1) if number else None,
             rendered=number == 0 and work.target_view is not None,
         )
-        self._publish(folder, number, metrics)
+        if metrics is not None:
+            self.state.metrics.update(mean_dice(metrics))
+        if folder.redone or not self._is_past(number):
+            self._publish(folder, number, metrics)
         # ``loss`` is the segmenter's at the end of its training; experiment tracking looks for a value of that name.
         history = read_json(folder.path / "segmenter" / "history.json")
         return [{"round": number, "metrics": metrics, "loss": history["series"]["loss"][-1]}]
@@ -213,12 +217,16 @@ class SelfTrainingLoop(Engine):
             CrossmodaError: no real scan has a label, and the round's weight is 0: there is nothing that the recipe
                 would learn from, and translated scans alone would repeat round 0.
         """
-        weight = self._planned_weight(number)
+        weight = self.planned_weight(number)
         if number == 0:
             return weight
         kept = accepted(target)
         if kept == 0:
             self._tell_that_none_is_accepted(number, target, weight)
+        elif weight == 0 and 2 * kept < len(target) and self.work.target_view is not None:
+            logger.warning(
+                "round %d: %d of %d real scans have a label; it learns from these alone", number, kept, len(target)
+            )
         elif weight == 0 and 2 * kept < len(target):
             logger.warning(
                 "round %d: %d of %d real scans have a label; the translated scans count fully",
@@ -229,7 +237,7 @@ class SelfTrainingLoop(Engine):
             return 1.0
         return weight
 
-    def _planned_weight(self, number: int) -> float:
+    def planned_weight(self, number: int) -> float:
         """Return the weight that the settings give to translated scans in a round."""
         return self.pseudo_hrt2_weights[min(number, len(self.pseudo_hrt2_weights)) - 1] if number else 1.0
 
@@ -266,7 +274,11 @@ class SelfTrainingLoop(Engine):
             write_if_changed(self.work.run / "current.json", current)
         if metrics is not None:
             write_if_changed(self.work.run / "metrics.json", metrics)
-            self.state.metrics.update(mean_dice(metrics))
+
+    def _is_past(self, number: int) -> bool:
+        """Tell whether a later round of these settings is the run's current one already."""
+        file = self.work.run / "current.json"
+        return file.is_file() and number < read_json(file)["round"] < self.max_epochs
 
     def described(self) -> dict[str, Any]:
         """Return the settings, from which ``load_run`` builds the loop again, versions and machine."""

@@ -42,9 +42,10 @@ class Progress:
     def _estimated(self) -> dict[str, float]:
         """Return the seconds of steps that the run's estimate tells, if it was made of the same settings."""
         file = self.run / ESTIMATE
-        found = read_json(file) if file.is_file() else {"steps": {}}
-        same = [key for key in found["steps"] if key in self.plan and found["kinds"][key] == self.plan[key].like]
-        return {key: float(found["steps"][key]) for key in same}
+        found = read_json(file) if file.is_file() else {}
+        steps, kinds = found.get("steps", {}), found.get("kinds", {})
+        same = [key for key in steps if key in self.plan and kinds.get(key) == self.plan[key].like]
+        return {key: float(steps[key]) for key in same}
 
     def _record(self, step: PlannedStep) -> Mapping[str, Any] | None:
         record: Mapping[str, Any] | None = StepFolder(self.run / step.folder).records().get(step.name)

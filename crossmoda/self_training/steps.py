@@ -29,6 +29,7 @@ from crossmoda.files import (
     write_json,
 )
 from crossmoda.launching import Course, Piece, follow
+from crossmoda.launching.alone import alone_in, forget_tries, tries_in
 
 logger = logging.getLogger(__name__)
 
@@ -124,10 +125,10 @@ class StepFolder:
         logger.info("%s/%s", self.path.name, step.name)
         if self.watch is not None:
             self.watch.begun(self.path, step.name)
-        resumed = self._place_of(step.name, key).is_dir()
         workplace = self._workplace(step.name, key)
         name = "/".join([*self.path.parts[-2:], step.name])
-        seconds = yield Piece(name, workplace, partial(step.work, workplace), step.here)
+        seconds = yield Piece(name, workplace, partial(_alone, step.work, workplace), step.here)
+        resumed = tries_in(workplace) > 1
         self._finish(step, workplace)
         self._record(step, key, seconds, resumed)
         self.redone.append(step.name)
@@ -157,6 +158,7 @@ class StepFolder:
                     f"step '{step.name}' ended without making {name}; run again with CROSSMODA_DEBUG=1"
                 )
             remove_leavings(made)  # of an earlier try that was killed
+            forget_tries(made)
             final.parent.mkdir(parents=True, exist_ok=True)
             if made.is_dir():
                 replace_directory(made, final)
@@ -185,6 +187,12 @@ class StepFolder:
         if recorded is None or not path.exists():
             return False
         return recorded["state"] == _state(path) or recorded["sha256"] == sha256_of_tree(path)
+
+
+def _alone(work: Callable[[Path], None], workplace: Path) -> None:
+    """Do a step's work when no other try of it, by a worker that was lost, is still at it."""
+    with alone_in(workplace):
+        work(workplace)
 
 
 def _prefix(name: str) -> str:

@@ -15,7 +15,7 @@ from support import TINY_SEGMENTER, interrupt, workflow_of
 from crossmoda.data.datalist import load_datalist, save_datalist
 from crossmoda.data.volumes import read_volume, same_grid, write_volume
 from crossmoda.engines import load_weights
-from crossmoda.errors import CrossmodaError, find_user_error
+from crossmoda.errors import find_user_error
 from crossmoda.files import read_json
 from crossmoda.segmentation.apart import ApartTraining, MemberNetworks, apart_network
 from crossmoda.segmentation.apart import training as apart_training
@@ -388,7 +388,9 @@ def test_a_member_s_own_file_is_part_of_what_decides_a_round(configs: Path, tmp_
     assert use.config("train") != first
 
 
-def test_the_loop_is_told_at_once_that_members_are_trained_in_one_process(configs: Path) -> None:
-    use = BundleUse(str(configs.parent), train={"members": MEMBERS}, train_overlays=["apart.yaml"], processes=2)
-    with pytest.raises(CrossmodaError, match=r"processes is 2, but apart\.yaml trains in one process"):
-        use.check("train", "cpu")
+def test_members_and_nnunet_are_trained_in_one_process_whatever_the_loop_s_translators_take(configs: Path) -> None:
+    root = str(configs.parent)
+    apart = BundleUse(root, train={"members": MEMBERS}, train_overlays=["apart.yaml"], processes=2)
+    nnunet = BundleUse(root, train_overlays=["nnunet.yaml"], processes=2)
+    own = BundleUse(root, processes=2)
+    assert [use.torchrun_processes for use in (apart, nnunet, own)] == [1, 1, 2]

@@ -151,6 +151,8 @@ def test_the_other_checkpoint_makes_another_model_without_training(
     ("changes", "message"),
     [
         ({"trainer": "nnUNetTrainerOfMine"}, "trainer 'nnUNetTrainerOfMine': nnU-Net has no class of that name"),
+        ({"planner": "MyPlanner"}, "planner 'MyPlanner': nnU-Net has no class of that name"),
+        ({"predict_sections": ["tests"]}, "tests"),
         ({"configurations": ["3d_lowres"]}, "configuration 3d_lowres: nnU-Net has not planned it for these scans"),
     ],
 )

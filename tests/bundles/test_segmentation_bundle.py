@@ -324,6 +324,52 @@ def test_missing_weights_stop_with_their_name(configs: Path, dataset: Path, tmp_
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        ({"structures": ["cochlea", "vs"]}, "structures ['vs', 'cochlea'], but structures is ['cochlea', 'vs']"),
+        ({"structures": ["extra", "cochlea"]}, "structures ['vs', 'cochlea'], but structures is ['extra', 'cochlea']"),
+        ({"spacing": [1.0, 1.0, 1.0]}, "but spacing is [1.0, 1.0, 1.0]; give --spacing alike"),
+    ],
+)
+def test_weights_of_other_structures_or_spacing_are_refused_before_any_image_is_read(
+    configs: Path, dataset: Path, trained: Path, tmp_path: Path, other: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(Exception, match=r".") as caught:
+        predict(configs, dataset, trained / "model.pt", tmp_path, ["inference"], **other)
+    assert told in str(find_user_error(caught.value))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_training_does_not_begin_with_weights_of_other_structures(
+    configs: Path, dataset: Path, trained: Path, tmp_path: Path
+) -> None:
+    weights = str(trained / "model.pt")
+    with pytest.raises(Exception, match=r".") as caught:
+        train(configs, dataset, tmp_path, structures=["cochlea", "vs"], initial_weights=weights)
+    assert "give --structures alike" in str(find_user_error(caught.value))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"class_weights": {"vs": 2.0}}, "class_weights"),
+        ({"batch_size": 0}, "batch_size is 0; give a whole number from 1 up"),
+        ({"max_epochs": 0}, "max_epochs is 0; give a whole number from 1 up"),
+    ],
+)
+def test_a_loss_or_a_length_that_cannot_be_stops_before_any_image_is_read(
+    configs: Path, dataset: Path, tmp_path: Path, wrong: dict[str, Any], told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(*_: Any) -> None:
+        raise AssertionError("an image was read")
+
+    monkeypatch.setattr("crossmoda.data.transforms.read_volume", read)
+    with pytest.raises(Exception, match=r".") as caught:
+        train(configs, dataset, tmp_path, **wrong)
+    assert told in str(find_user_error(caught.value))
+
+
 def test_another_network_s_weights_stop_with_their_name(
     configs: Path, dataset: Path, trained: Path, tmp_path: Path
 ) -> None:

@@ -103,5 +103,7 @@ def test_a_patch_that_the_network_cannot_take_stops_before_any_image_is_read(
 
 def test_a_network_that_does_not_exist_is_named(configs: Path, tiny_dataset: Path, tmp_path: Path) -> None:
     settings = {**TINY, "network_def": {"_target_": "UNetOfMine"}, "dataset_dir": tiny_dataset, "output_dir": tmp_path}
-    with pytest.raises(Exception, match="UNetOfMine"):
+    with pytest.raises(Exception, match=r".") as caught:
         workflow_of(configs, "inference", "inference", **settings)
+    told = "Cannot locate class or function path: 'UNetOfMine'; correct the name after _target_"
+    assert str(find_user_error(caught.value)) == told

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,10 @@ def test_the_table_holds_means_places_and_costs(benchmark: Benchmark) -> None:
     assert lines[0] == ("| system | place | VS Dice | VS ASSD, mm | cochlea Dice | cochlea ASSD, mm | minutes | MiB |")
     assert "| First | 2 | 0.605 | 1.40 | 0.505 | 1.50 | 12 | 900 |" in lines
     assert "| Second | 1 | 0.805 | 1.20 | 0.705 | 1.30 |  |  |" in lines
+    assert "| system | etz | ldn | ukm (unseen) |" in lines
+    assert all(line.startswith("|") == line.endswith("|") for line in lines)
+    interrupted = replace(benchmark, costs={"First": {"minutes": 12.0, "mib": 900, "interrupted": True}})
+    assert "| First | 2 | 0.605 | 1.40 | 0.505 | 1.50 | at least 12 | 900 |" in markdown(interrupted).splitlines()
 
 
 def test_evaluations_of_other_cases_are_joined() -> None:
@@ -134,7 +139,9 @@ def test_the_page_keeps_published_figures_apart_and_stands_alone(benchmark: Benc
     assert "0.734" not in figures
     assert "must not be compared" in figures
     assert "ukm (unseen)" in figures
-    assert "VS yes, cochlea no" in figures  # of rounds over none
+    assert "VS in kind, cochlea no" in figures  # of rounds over none: four scans cannot say more
+    assert "| rounds over none | First |" in (tmp_path / "benchmark.md").read_text(encoding="utf-8")
+    assert (tmp_path / "rounds.svg").read_text(encoding="utf-8").lstrip().startswith("<svg")
     real = figures.split('<section id="real">')[1]
     assert "<tr><td>Second</td><td>0.330</td><td>1.68</td></tr>" in real  # of two cases, 0.325 and 0.335
     assert "First" not in real

@@ -32,6 +32,13 @@ def test_the_four_stages_are_read_from_anchors_first_and_last_round(tmp_path: Pa
     assert read_json(tmp_path / "comparison.json") == comparison
 
 
+def test_rounds_of_a_longer_run_in_the_same_folder_are_not_the_run_s(tmp_path: Path) -> None:
+    for folder, dice in {"round_0": 0.6, "round_1": 0.65, "round_2": 0.9}.items():
+        write_scores(tmp_path, folder, dice)
+    (tmp_path / "run.yaml").write_text("trainer:\n  max_epochs: 2\n")
+    assert write_comparison(tmp_path)["self_trained"]["vs"]["dice"]["mean"] == 0.65
+
+
 def test_without_anchors_nothing_is_said_to_be_recovered(tmp_path: Path) -> None:
     write_scores(tmp_path, "round_0", 0.6)
     comparison = write_comparison(tmp_path)

@@ -10,6 +10,7 @@ from scipy import stats
 
 from crossmoda.__main__ import main
 from crossmoda.errors import CrossmodaError
+from crossmoda.evaluation.compare import wilcoxon_p
 from crossmoda.evaluation.ranking import CRITERIA, places_of, rank_systems, ranks_of
 from crossmoda.files import read_json, write_json
 
@@ -187,3 +188,23 @@ def test_a_name_given_twice_is_refused(tmp_path: Path, capsys: pytest.CaptureFix
     write_json(tmp_path / "A" / "metrics.json", SYSTEMS["A"])
     assert main(["rank", f"A={tmp_path / 'A/metrics.json'}", str(tmp_path / "A")]) == 1
     assert "a system named 'A' is already there" in capsys.readouterr().err
+
+
+def test_ties_of_seven_criteria_are_ties_for_the_test() -> None:
+    # Ranks are k / 7: differences that are equal must not be told apart by their last bits.
+    generator = np.random.default_rng(3)
+    systems = {}
+    for name in ("A", "B"):
+        cases = []
+        for number in range(20):
+            case: dict[str, Any] = {"case": f"crossmoda2023_ukm_{number}"}
+            for structure in ("extra", "intra", "cochlea"):
+                case[structure] = {"dice": float(generator.random()), "assd": float(generator.random())}
+                case[structure]["truth_volume_mm3"] = 100.0
+            cases.append({**case, "boundary": {"assd": float(generator.random())}})
+        systems[name] = {"cases": cases}
+    ranking = rank_systems(systems, "2023")
+    first, second = (system["case_ranks"] for system in ranking["systems"])
+    sevenths = np.array([round(7 * (second[case] - first[case])) for case in first])  # whole numbers
+    (pair,) = ranking["neighbours"]
+    assert pair["p_wilcoxon"] == pytest.approx(wilcoxon_p(sevenths), abs=1e-12)

@@ -88,6 +88,14 @@ def test_independent_courses_run_at_the_same_time_each_piece_in_a_process_of_its
     assert "b: done by tcp://" in caplog.text
 
 
+def test_a_piece_may_take_longer_than_a_look_at_the_workers(
+    scheduler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "LOOK_S", 0.1)
+    with Cluster(scheduler, tmp_path) as launcher:
+        assert launcher.run([one("slow", tmp_path / "slow", lambda: time.sleep(1.0))]) == ["slow"]
+
+
 def test_a_killed_worker_s_piece_goes_on_elsewhere_from_where_it_was(scheduler: str, tmp_path: Path) -> None:
     killed: list[int] = []
 

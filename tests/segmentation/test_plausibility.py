@@ -126,9 +126,10 @@ def test_parts_of_a_tumour_count_together():
     assert not RemoveSmallComponents(THREE, {"vs": 10.1})(label).any()
 
 
-def test_a_structure_that_the_model_does_not_tell_apart_is_refused():
-    with pytest.raises(CrossmodaError, match="'intra' is not in the labels"):
-        RemoveSmallComponents(TWO, {"intra": 10})
+def test_a_structure_that_the_model_does_not_tell_apart_is_passed_over_and_an_unknown_name_refused():
+    assert RemoveSmallComponents(["vs"], {"vs": 10, "cochlea": 10, "intra": 10}).least_mm3 == {"vs": 10}
+    with pytest.raises(CrossmodaError, match="least_mm3: unknown cochlear; known are vs, cochlea"):
+        RemoveSmallComponents(TWO, {"cochlear": 10})
 
 
 # --- Rules ---

@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -117,6 +119,26 @@ def test_surface_distance_is_in_millimetres_of_the_prediction_s_spacing():
     metric.update(masks_of_channel(1)([{"pred": cube(5, double), "label": cube(2, double)}]))
     assert metric.compute() == pytest.approx(2 * shifted)
     assert 0.5 <= shifted <= 1.5  # a shift by 3 voxels of 0.5 mm
+
+
+def test_a_case_in_which_either_side_is_empty_has_no_distance_and_one_that_shows_nothing_no_dice():
+    affine = np.diag([-0.5, 2.0, 3.0, 1.0])
+    shown, empty = cube(2, affine), cube(2, affine)
+    empty[1:] = 0
+    pairs = {"found": (shown, shown), "missed": (empty, shown), "invented": (shown, empty), "neither": (empty, empty)}
+    cases = {name: [{"pred": pred, "label": label}] for name, (pred, label) in pairs.items()}
+    dice, assd = structure_dice(["vs"])["vs_dice"], structure_assd(["vs"])["vs_assd_mm"]
+    for names, mean_dice, distance in (
+        (["found", "missed", "invented", "neither"], 0.5, 0.0),  # Dice of the two that show it: 1 and 0
+        (["missed"], 0.0, math.nan),
+        (["invented", "neither"], math.nan, math.nan),
+    ):
+        for metric in (dice, assd):
+            metric.reset()
+            for name in names:
+                metric.update(masks_of_channel(1)(cases[name]))
+        assert dice.compute() == pytest.approx(mean_dice, nan_ok=True)
+        assert assd.compute() == pytest.approx(distance, nan_ok=True)
 
 
 def test_dice_of_each_structure_by_name():

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -157,8 +158,11 @@ def test_only_the_oracle_reads_the_truth_of_targets(finished: Path, tiny_dataset
 
 def test_a_second_run_does_nothing_again(run: Path, tiny_dataset: Path) -> None:
     before, content = steps(run), sha256_of_tree(run)
+    served = (run / "current.json").stat()
     run_tiny(tiny_dataset, run)
     assert steps(run) == before
+    now = (run / "current.json").stat()
+    assert (now.st_ino, now.st_mtime_ns) == (served.st_ino, served.st_mtime_ns)  # no server loads round 0 meanwhile
     assert sha256_of_tree(run) == content
 
 
@@ -238,6 +242,12 @@ def test_translated_scans_step_in_where_fewer_than_half_of_the_real_ones_have_a_
     loop = load_run(finished, pseudo_hrt2_weights=0)
     assert loop.pseudo_hrt2_weight(1, targets(kept)) == weight
     assert loop.pseudo_hrt2_weight(0, targets(kept)) == 1.0
+
+
+def test_translated_scans_of_another_modality_than_the_scans_do_not_step_in(finished: Path) -> None:
+    loop = load_run(finished, pseudo_hrt2_weights=0)
+    loop.work = replace(loop.work, target_view=next(iter(loop.work.views.values())))
+    assert [loop.pseudo_hrt2_weight(1, targets(kept)) for kept in (1, 4)] == [0.0, 0.0]
 
 
 def test_without_any_accepted_pseudo_label_only_a_round_that_weighs_translated_scans_goes_on(

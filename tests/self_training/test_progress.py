@@ -82,3 +82,17 @@ def test_a_step_of_which_something_was_left_by_an_interruption_is_known(tmp_path
     records = folder.records()
     assert records["train"]["resumed"]
     assert "resumed" not in records["predict"]
+    assert not list(tmp_path.rglob(".in_work"))
+
+
+def test_a_try_that_a_cluster_repeated_is_known_too(tmp_path: Path) -> None:
+    def work(place: Path) -> None:
+        (place / "model").mkdir(exist_ok=True)
+
+    course = StepFolder(tmp_path).doing(Step("train", ("model",), work))
+    piece = next(course)
+    for _ in range(2):  # the first worker was killed
+        piece.work()
+    with pytest.raises(StopIteration):
+        course.send(5.0)
+    assert StepFolder(tmp_path).records()["train"]["resumed"]

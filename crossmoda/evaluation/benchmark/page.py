@@ -21,22 +21,43 @@ LINES = ("solid", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 2, 1, 2)), (0, (8, 3)), (0
 
 
 def write_page(benchmark: Benchmark, output: Path, facts: Mapping[str, str]) -> str:
-    """Write ``benchmark.html`` and ``benchmark.md`` and return the latter's text.
+    """Write ``benchmark.html``, its tables as ``benchmark.md`` and its chart as ``rounds.svg``; return the tables.
 
     Args:
         benchmark: what was measured.
         output: folder of the files.
         facts: what made them, for the page's end.
     """
-    environment = Environment(
+    chart = rounds_chart(benchmark)
+    content = {**_content(benchmark), "chart": chart, "facts": facts}
+    page = _environment(autoescape=True).get_template("template.html").render(**content)
+    write_text(output / "benchmark.html", page.lstrip())
+    if chart:
+        write_text(output / "rounds.svg", chart)
+    text = markdown(benchmark)
+    write_text(output / "benchmark.md", text)
+    return text
+
+
+def markdown(benchmark: Benchmark) -> str:
+    """Return all tables of the page as Markdown."""
+    return _environment(autoescape=False).get_template("template.md").render(**_content(benchmark))
+
+
+def _environment(autoescape: bool) -> Environment:
+    return Environment(
         loader=ChoiceLoader(
             [PackageLoader("crossmoda.evaluation.benchmark", "."), PackageLoader("crossmoda.evaluation.report", ".")]
         ),
-        autoescape=True,
+        autoescape=autoescape,
         undefined=StrictUndefined,
+        trim_blocks=not autoescape,
         lstrip_blocks=True,
     )
-    content = {
+
+
+def _content(benchmark: Benchmark) -> dict[str, Any]:
+    return {
         "title": "Published systems on the same synthetic scans",
         "benchmark": benchmark,
         "rows": rows(benchmark),
@@ -46,14 +67,9 @@ def write_page(benchmark: Benchmark, output: Path, facts: Mapping[str, str]) -> 
         "scored": SCORED,
         "names": FULL_NAMES,
         "anchors": ANCHORS,
-        "chart": rounds_chart(benchmark),
         "effects": benchmark.effects(),
-        "facts": facts,
+        "longest": _longest(benchmark),
     }
-    write_text(output / "benchmark.html", environment.get_template("template.html").render(**content).lstrip())
-    text = markdown(benchmark)
-    write_text(output / "benchmark.md", text)
-    return text
 
 
 def rows(benchmark: Benchmark) -> list[dict[str, Any]]:
@@ -65,6 +81,7 @@ def rows(benchmark: Benchmark) -> list[dict[str, Any]]:
             "means": _means(metrics["structures"]),
             "sites": {site: _means(metrics["sites"][site]) for site in benchmark.sites},
             "cost": benchmark.costs.get(name),
+            "minutes": _minutes(benchmark.costs.get(name)),
             "published": benchmark.published.get(name),
             "real": benchmark.real.get(name),
         }
@@ -76,22 +93,20 @@ def _means(structures: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     return {s: {metric: float(structures[s][metric]["mean"]) for metric in METRICS} for s in SCORED}
 
 
-def markdown(benchmark: Benchmark) -> str:
-    """Return the table of all systems as Markdown: place, means over all scans, cost."""
-    measures = [f"{'VS' if s == 'vs' else s} {TITLES[metric]}" for s in SCORED for metric in METRICS]
-    lines = [["system", "place", *measures, "minutes", "MiB"]]
-    lines.append(["---"] * len(lines[0]))
-    for row in rows(benchmark):
-        found = [f"{row['means'][s][metric]:.{DIGITS[metric]}f}" for s in SCORED for metric in METRICS]
-        cost = row["cost"] or {}
-        spent = [f"{cost[key]:.0f}" if key in cost else "" for key in ("minutes", "mib")]
-        lines.append([row["name"], str(row["place"] or ""), *found, *spent])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+def _minutes(cost: Mapping[str, Any] | None) -> str:
+    """Return what a system took; of one that was interrupted, what is known of it."""
+    if not cost:
+        return ""
+    return f"{'at least ' if cost.get('interrupted') else ''}{cost['minutes']:.0f}"
+
+
+def _longest(benchmark: Benchmark) -> int:
+    return max((len(rounds) for rounds in benchmark.rounds.values()), default=0)
 
 
 def rounds_chart(benchmark: Benchmark) -> str:
     """Return the mean Dice of each system by round, a plot for each structure, as SVG; empty where none has two."""
-    longest = max((len(rounds) for rounds in benchmark.rounds.values()), default=0)
+    longest = _longest(benchmark)
     if longest < 2:
         return ""
     with matplotlib.rc_context(STYLE):

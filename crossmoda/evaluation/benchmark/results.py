@@ -24,6 +24,7 @@ METRICS_FILE, UNSEEN_FILE, REAL_FILE, COST_FILE = (
     "metrics_real.json",
     "cost.json",
 )
+SIGNIFICANT = 0.05
 ANCHORS = {"source_only": "ceT1 alone (no adaptation)", "oracle": "hrT2 truth (supervised)"}
 
 Metrics = dict[str, Any]  # as metrics.json holds
@@ -56,12 +57,13 @@ class Benchmark:
         systems: name -> metrics of its last round over all scans, those of the unseen site among them.
         anchors: the same of no adaptation and of full supervision.
         rounds: name -> metrics of each of its rounds over the validation scans, ``(number, metrics)``.
-        costs: name -> ``minutes`` and ``mib``.
+        costs: name -> ``minutes`` and ``mib``, and ``interrupted`` where only the last try of some step was timed.
         published: name -> Dice and ASSD of VS and of the cochlea that its paper reports, None where it does not.
         unseen_site: of which no scan was trained on.
         variants: systems without some of what they have, or with something more.
         remarks: effect -> why it shows, or does not.
         real: name of a system or an anchor -> metrics on real scans, of the structures whose truth is known.
+        published_effects: ``effect``, ``system``, and Dice without and with for each structure, as its paper has them.
     """
 
     systems: Mapping[str, Metrics]
@@ -73,6 +75,7 @@ class Benchmark:
     variants: Sequence[Variant] = ()
     remarks: Mapping[str, str] = field(default_factory=dict)
     real: Mapping[str, Metrics] = field(default_factory=dict)
+    published_effects: Sequence[Mapping[str, Any]] = ()
 
     @cached_property
     def ranking(self) -> dict[str, Any] | None:
@@ -101,7 +104,8 @@ class Benchmark:
 
         Returns:
             Entries of ``effect``, ``system``, ``without`` and ``with`` (mean Dice by structure over the validation
-            scans), and ``p`` (Wilcoxon's signed-rank test by structure, not corrected).
+            scans), ``p`` (Wilcoxon's signed-rank test by structure, not corrected) and ``shows``: yes, no, or in kind
+            where the mean is higher but p is not below 0.05.
         """
         found = []
         for name, rounds in self.rounds.items():
@@ -121,7 +125,15 @@ def _effect(effect: str, name: str, without: Metrics, having: Metrics) -> dict[s
     rows = compare_metrics(without, having)["rows"]
     dice = {row["structure"]: row for row in rows if row["metric"] == "dice"}
     means = {side: {s: dice[s][f"mean_{column}"] for s in SCORED} for side, column in (("without", "a"), ("with", "b"))}
-    return {"effect": effect, "system": name, **means, "p": {s: dice[s]["p_wilcoxon"] for s in SCORED}}
+    p_values = {s: float(dice[s]["p_wilcoxon"]) for s in SCORED}
+    shows = {s: _shows(means["without"][s], means["with"][s], p_values[s]) for s in SCORED}
+    return {"effect": effect, "system": name, **means, "p": p_values, "shows": shows}
+
+
+def _shows(without: float, having: float, p_value: float) -> str:
+    if having <= without:
+        return "no"
+    return "yes" if p_value < SIGNIFICANT else "in kind"
 
 
 def joined(*parts: Metrics) -> Metrics:
@@ -145,6 +157,7 @@ def read_results(
     unseen_site: str,
     variants: Mapping[str, Mapping[str, Any]] | None = None,
     remarks: Mapping[str, str] | None = None,
+    published_effects: Sequence[Mapping[str, Any]] = (),
 ) -> Benchmark:
     """Read what has been measured so far.
 
@@ -156,6 +169,7 @@ def read_results(
         unseen_site: as ``Benchmark`` has it.
         variants: name -> ``folder`` of its run, ``of`` (the system), ``effect`` and perhaps ``adds``.
         remarks: as ``Benchmark`` has it.
+        published_effects: as ``Benchmark`` has it.
     """
     done = {name: folder for name, folder in folders.items() if (folder / UNSEEN_FILE).is_file()}
     ends = {key: anchors / "anchors" / key for key in ANCHORS}
@@ -168,6 +182,7 @@ def read_results(
         unseen_site=unseen_site,
         variants=[_variant(name, made) for name, made in (variants or {}).items() if _is_done(made["folder"])],
         remarks=remarks or {},
+        published_effects=published_effects,
         real={name: read_json(f / REAL_FILE) for name, f in {**ends, **done}.items() if (f / REAL_FILE).is_file()},
     )
 

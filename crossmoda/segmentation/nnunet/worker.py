@@ -48,6 +48,7 @@ def main(job_file: str, parent: str) -> int:
     folders, settings = NnUNetFolders(Path(job["root"])), NnUNetSettings(**job["settings"])
     spent = Spent()
     try:
+        require_classes(settings)
         with spent.watch.time("planning"):
             plan(folders, settings)
         trained = [
@@ -63,6 +64,24 @@ def main(job_file: str, parent: str) -> int:
         write_json(Path(job_file).with_name("error.json"), {"message": str(error)})
         return 1
     return 0
+
+
+def require_classes(settings: NnUNetSettings) -> None:
+    """Make sure, before hours of preprocessing, that nnU-Net has the planner and the trainer.
+
+    Raises:
+        CrossmodaError: it has no class of such a name.
+    """
+    import nnunetv2
+    from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
+
+    for setting, name, place in (
+        ("planner", settings.planner, "experiment_planning"),
+        ("trainer", settings.trainer, "training.nnUNetTrainer"),
+    ):
+        folder = Path(nnunetv2.__path__[0], *place.split("."))
+        if recursive_find_python_class(str(folder), name, current_module=f"nnunetv2.{place}") is None:
+            raise CrossmodaError(f"{setting} '{name}': nnU-Net has no class of that name; correct it")
 
 
 def plan(folders: NnUNetFolders, settings: NnUNetSettings) -> None:
@@ -193,14 +212,9 @@ def _trainer(settings: NnUNetSettings, configuration: str, fold: int | str) -> A
 
     device = torch.device(torch.device(settings.device).type)  # which GPU is in the environment
     torch.set_num_threads(1 if device.type == "cuda" else torch.get_num_threads())
-    try:
-        trainer = get_trainer_from_args(
-            str(DATASET_ID), configuration, fold, settings.trainer, PLANS, continue_training=True, device=device
-        )
-    except RuntimeError as error:
-        if "Could not find requested nnunet trainer" not in str(error):
-            raise
-        raise CrossmodaError(f"trainer '{settings.trainer}': nnU-Net has no class of that name; correct it") from error
+    trainer = get_trainer_from_args(
+        str(DATASET_ID), configuration, fold, settings.trainer, PLANS, continue_training=True, device=device
+    )
     for attribute, value in {
         "initial_lr": settings.learning_rate,
         "num_epochs": settings.max_epochs,

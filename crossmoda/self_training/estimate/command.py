@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import tempfile
@@ -48,6 +49,9 @@ def estimate_command(
     Raises:
         CrossmodaError: a price that is none, or whatever would stop the run before its first training.
     """
+    placed = [key for key in ("dataset_dir", "output_dir") if key in (settings or {})]
+    if placed:
+        raise CrossmodaError(f"{placed[0]}: no setting here; the dataset comes first, --output_dir is the run folder")
     if price_per_hour is not None and not (isinstance(price_per_hour, (int, float)) and price_per_hour >= 0):
         raise CrossmodaError(f"price_per_hour is {price_per_hour}; give a number from 0 up")
     files = list(configs) if configs and configs[0].name == MAIN else [loop, *configs]
@@ -75,7 +79,8 @@ def estimate(
         CrossmodaError: whatever would stop the run before its first training.
     """
     with tempfile.TemporaryDirectory(prefix="crossmoda_estimate_") as folder:
-        loop = loop_of(dataset, files, Path(folder) / "run", settings or {})
+        here = {**(settings or {}), "scheduler": None}  # workers do not see a temporary folder
+        loop = loop_of(dataset, files, Path(folder) / "run", here)
         rehearsal = Rehearsal(loop, Path(folder) / "rehearsal", cases)
         scans = {section: len(rehearsal.work.items(section)) for section in FEW}
         timed = rehearsal.run()
@@ -103,6 +108,8 @@ def loop_of(dataset: str | Path, files: Sequence[Path], run: Path, settings: Map
 def write_estimate(found: Estimate, run: Path) -> Path:
     """Write an estimate into a run folder, made if need be, and return the file."""
     rows = [{**vars(row), "hours": round(row.hours, 4)} for row in found.rows]
+    for row in rows:
+        row["mib"] = None if math.isnan(row["mib"]) else row["mib"]  # JSON has no word for "not a number"
     write_json(
         run / ESTIMATE,
         {

@@ -168,7 +168,8 @@ class Rehearsal:
     ) -> list[Timed]:
         """Return what each part of a training took, given the whole training and the one that was cut short."""
         places = (folder.path / small.name, datalist, self.work.run / WHOLE)
-        mib = self.meter.mib[small.name] if uses[0].processes == 1 else math.nan  # several hold it in their own
+        alone = uses[0].torchrun_processes == 1  # several hold the memory in their own
+        mib = self.meter.mib[small.name] if alone else math.nan
         took = (_seconds(small, folder), mib)
         return [*RehearsedTraining(*uses, *places, self.cases, *took, self.device).timed()]
 

@@ -31,6 +31,10 @@ def test_wrong_input_is_named_in_one_line(
     assert told(capsys, data, "--rouns", "1").endswith("did you mean 'rounds'?")
     assert "price_per_hour is -1; give a number from 0 up" in told(capsys, data, "--price_per_hour=-1")
     assert "cases is 1; give 2 or more" in told(capsys, data, "--cases", "1")
+    placed = told(capsys, data, "--dataset_dir", str(tmp_path))
+    assert placed == "error: dataset_dir: no setting here; the dataset comes first, --output_dir is the run folder"
+    # Of a cluster nothing is asked, as workers do not see where is measured; the next mistake is told.
+    assert "cases is 1" in told(capsys, data, "--cases", "1", "--scheduler", "tcp://127.0.0.1:9")
     assert "nowhere" in told(capsys, str(tmp_path / "nowhere"))
 
 
