@@ -12,10 +12,13 @@ from crossmoda.preprocessing.intensity import (
 )
 from crossmoda.preprocessing.preparation import PrepareImage, PrepareImaged, describe_transforms
 from crossmoda.preprocessing.space import working_space
+from crossmoda.preprocessing.window import KeepBrainWindow, KeepBrainWindowd
 
 __all__ = [
     "BrainCentredCrop",
     "BrainCentredCropd",
+    "KeepBrainWindow",
+    "KeepBrainWindowd",
     "PrepareImage",
     "PrepareImaged",
     "ScaleByPercentiles",

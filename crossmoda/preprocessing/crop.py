@@ -49,7 +49,7 @@ class BrainCentredCrop(CropForeground):
         """
         shape = np.asarray(img.shape[1:])
         size = self._window(shape)
-        centre = _bright_centre(require_contrast(img)[0])
+        centre = bright_centre(require_contrast(img)[0])
         start = np.floor(centre - (size - 1) / 2 + 0.5).astype(int)
         inside = np.clip(start, 0, np.maximum(shape - size, 0))
         start = np.where(size >= shape, -((size - shape) // 2), inside)
@@ -66,7 +66,7 @@ class BrainCentredCrop(CropForeground):
         return np.asarray([*self.size[:2], max(depth, self.minimum_slices or 0)])
 
 
-def _bright_centre(voxels: np.ndarray) -> np.ndarray:
+def bright_centre(voxels: np.ndarray) -> np.ndarray:
     """Return the mean index (3,) of the voxels above the 75th percentile of (X, Y, Z)."""
     bright = voxels > np.percentile(voxels, BRIGHT_PERCENTILE)
     if not bright.any():  # more than a quarter of the image is saturated

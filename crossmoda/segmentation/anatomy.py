@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from monai.config import KeysCollection
-from monai.transforms import MapTransform
+from monai.transforms import MapTransform, Transform
 from monai.utils import TransformBackends
 from scipy import ndimage
 from scipy.spatial import cKDTree
@@ -28,20 +28,17 @@ def nearest_mm(a: np.ndarray, b: np.ndarray, spacing_mm: Sequence[float]) -> flo
     return float(cKDTree(places[1]).query(places[0])[0].min())
 
 
-class KeepOneTumourd(MapTransform):
+class KeepOneTumour(Transform):
     """Keep one connected component (26 neighbours) of the VS: the largest of those that lie near a cochlea.
 
     A patient has one VS here, which grows from the canal beside the cochlea. The largest component alone is at times a
     cistern or a vessel far from it. Where no component is near, or no cochlea was sought or found, the largest of all
     stays, for a person to see. The parts of a tumour, where a model tells them apart, count together. A model that
-    seeks no tumour, or one part alone, is left as it is.
+    seeks no tumour, or one part alone, is left as it is. Deterministic; not invertible.
 
     Args:
-        keys: of label maps (1, X, Y, Z), numbered as ``crossmoda.labels.model_labels(structures)``; spacing is read
-            from their affine (voxels of 1 mm where they have none). Changed in copies.
         structures: names in the order of the network's output channels.
         distance_mm: what is near, between the nearest voxel centres.
-        allow_missing_keys: skip keys that an item lacks.
 
     Raises:
         CrossmodaError: the distance is not above 0.
@@ -49,28 +46,21 @@ class KeepOneTumourd(MapTransform):
 
     backend = [TransformBackends.NUMPY]  # noqa: RUF012 - as MONAI declares it
 
-    def __init__(
-        self,
-        keys: KeysCollection,
-        structures: Sequence[str],
-        distance_mm: float = NEAR_MM,
-        allow_missing_keys: bool = False,
-    ) -> None:
-        super().__init__(keys, allow_missing_keys)
+    def __init__(self, structures: Sequence[str], distance_mm: float = NEAR_MM) -> None:
         if distance_mm <= 0:
-            raise CrossmodaError(f"KeepOneTumourd: distance_mm is {distance_mm}, but must be above 0")
+            raise CrossmodaError(f"KeepOneTumour: distance_mm is {distance_mm}, but must be above 0")
         self.labels = model_labels(structures)
         self.sought = VS in self.labels or all(part in self.labels for part in PARTS[VS])
         self.distance_mm = distance_mm
 
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Return a copy of the item whose label maps hold one tumour."""
-        item = dict(data)
-        for key in self.key_iterator(item):
-            item[key] = self._one_tumour(item[key]) if self.sought else item[key]
-        return item
+    def __call__(self, label_map: torch.Tensor) -> torch.Tensor:
+        """Return a label map (1, X, Y, Z) with one tumour; the input is not changed.
 
-    def _one_tumour(self, label_map: torch.Tensor) -> torch.Tensor:
+        It is numbered as ``crossmoda.labels.model_labels(structures)``; spacing is read from its affine (voxels of 1 mm
+        where it has none).
+        """
+        if not self.sought:
+            return label_map
         array = np.asarray(label_map.detach().cpu())[0]
         tumour = mask_of(VS, array, self.labels)
         components, count = ndimage.label(tumour, np.ones((3, 3, 3)))
@@ -97,6 +87,29 @@ class KeepOneTumourd(MapTransform):
         tree = cKDTree(np.argwhere(cochlea) * sizes)
         distances = tree.query(places * sizes, distance_upper_bound=beyond)[0]
         return {int(number) for number in np.unique(components[tuple(places[distances <= self.distance_mm].T)])}
+
+
+class KeepOneTumourd(MapTransform):
+    """Dictionary twin of ``KeepOneTumour``, for label maps (1, X, Y, Z) under the keys."""
+
+    backend = KeepOneTumour.backend
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        structures: Sequence[str],
+        distance_mm: float = NEAR_MM,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.keep = KeepOneTumour(structures, distance_mm)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return a copy of the item whose label maps hold one tumour."""
+        item = dict(data)
+        for key in self.key_iterator(item):
+            item[key] = self.keep(item[key])
+        return item
 
 
 def spacing_of(image: torch.Tensor) -> tuple[float, ...]:

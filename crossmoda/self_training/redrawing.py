@@ -9,7 +9,7 @@ import torch
 from monai.transforms import KeepLargestConnectedComponent as MonaiKeepLargest
 
 from crossmoda.errors import CrossmodaError
-from crossmoda.labels import model_labels
+from crossmoda.labels import model_labels, numbers_of
 from crossmoda.segmentation.contrast import refine_by_contrast, without_fluid
 from crossmoda.self_training.candidates import Candidate, Rule, require_above_0, require_shares
 
@@ -18,16 +18,18 @@ from crossmoda.self_training.candidates import Candidate, Rule, require_above_0,
 class KeepLargestComponent(Rule):
     """Keep the largest connected component (26 neighbours) of each named structure: a patient has one VS.
 
-    Cards B, C and D of the recipes keep the largest tumour component. The cochlea has two sides and is left alone.
+    Cards B, C and D of the recipes keep the largest tumour component. The parts of a tumour, where a model tells them
+    apart, count together as ``vs``. The cochlea has two sides and is left alone.
     """
 
     structures: tuple[str, ...] = ("vs",)
 
     def __call__(self, candidate: Candidate) -> Candidate:
         """Return the candidate without the smaller components."""
-        numbers = model_labels(candidate.structures)
-        keep = MonaiKeepLargest(applied_labels=[numbers[name] for name in self.structures if name in numbers])
-        label = np.asarray(keep(torch.from_numpy(candidate.label[None].astype(np.int16))))[0]
+        numbers, kept = model_labels(candidate.structures), torch.from_numpy(candidate.label[None].astype(np.int16))
+        for structure in filter(candidate.seeks, self.structures):
+            kept = MonaiKeepLargest(applied_labels=numbers_of(structure, numbers), independent=False)(kept)
+        label = np.asarray(kept)[0]
         removed = int((label != candidate.label).sum())
         if not removed:
             return candidate

@@ -315,7 +315,7 @@ PATCH = {"settings": {**SMALL, "patch_size": [30, 32, 8]}}
         ({"members": {}}, "members: none is given"),
         ({"members": {"a.b": {"structures": ["vs"]}}}, "'a.b' is no name for a folder"),
         ({"members": changed("cochleae", items="blended")}, "items 'blended' is unknown; choose all, augmented"),
-        ({"members": changed("cochleae", overlay=[])}, "members::cochleae: overlay is unknown; choose of structures"),
+        ({"members": changed("cochleae", overlay=[])}, "no such key 'overlay'; did you mean 'overlays'?"),
         ({"members": changed("cochleae", overlays=["nothing.yaml"])}, "nothing.yaml: no such configuration file"),
         ({"members": changed("cochleae", settings={"epochs": 3})}, "epochs is no key of train.yaml and the overlays"),
         ({"members": changed("cochleae", inference_settings={"cut": 3})}, "cut is no key of inference.yaml"),

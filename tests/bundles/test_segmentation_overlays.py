@@ -43,6 +43,7 @@ OVERLAYS = (
     "evaluate",
     "prepare_deconvolved",
     "prepare_clipped",
+    "prepare_windowed",
 )
 VS_LEVEL, COCHLEA_LEVEL = 1.75, 3.0  # raw signal at which one structure begins; head 1, VS 2.5, cochlea 3.5
 SETTINGS: dict[str, Any] = {
@@ -64,6 +65,13 @@ def patient(seed: int) -> np.ndarray:
         image[((x - centre[0]) ** 2 + (y - centre[1]) ** 2 + (2 * (z - centre[2])) ** 2) < radius**2] = level
     image[28, 20, 6] = 2.5
     return (image + np.random.default_rng(seed).normal(0, 0.02, SHAPE)).astype(np.float32)
+
+
+def require_alike(found: np.ndarray, wanted: np.ndarray, least: float) -> None:
+    """Assert the least Dice of every structure: as a share of all voxels, a whole structure is next to nothing."""
+    for number in set(np.unique(wanted)) - {0}:
+        one, other = found == number, wanted == number
+        assert 2 * (one & other).sum() / (one.sum() + other.sum()) >= least
 
 
 @pytest.fixture(scope="module")
@@ -333,7 +341,7 @@ def test_overlays_combine(
         rows = dict(line.split(",")[:2] for line in (tmp_path / "metrics.csv").read_text().splitlines())
         assert all(float(rows[f"{name}_dice"]) > 0.95 for name in ("vs", "cochlea"))
     else:
-        assert (label(tmp_path) != expected()).mean() < (0.01 if {"crf", "refine"} & set(names) else 1e-9)
+        require_alike(label(tmp_path), expected(), 0.7 if {"crf", "refine"} & set(names) else 1.0)
     reports = {
         "anatomy": "anatomy.json",
         "votes": "disagreement.json",
@@ -490,7 +498,7 @@ def test_the_conditional_random_field_s_kernels_smooth_and_follow_the_scan(
     np.testing.assert_array_equal(label(by_scan), expected(speck=True))  # nothing near the speck is as grey
     smooth = predict(configs, images, tmp_path / "smooth", "crf", smoothness_weight=9, bilateral_weight=0, **settings)
     assert label(smooth)[28, 20, 6] == 0
-    assert (label(smooth) != expected()).mean() < 0.01
+    require_alike(label(smooth), expected(), 0.6)  # corners of a small block are rounded off
 
 
 def test_the_conditional_random_field_leaves_the_network_s_uncertainty(
@@ -647,4 +655,4 @@ def test_refinement_leaves_alone_what_a_model_does_not_seek(
         folders = [predict(configs, images, tmp_path / f"{structure}{len(n)}", *n, **settings) for n in names]
         labels = [label(folder) for folder in folders]
         assert set(np.unique(labels[1])) == {0, 1}
-        assert (labels[0] != labels[1]).mean() < 0.01
+        require_alike(labels[1], labels[0], 0.7)

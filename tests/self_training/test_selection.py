@@ -35,6 +35,16 @@ def test_the_largest_component_of_the_tumour_is_kept_and_both_cochleae_stay() ->
     assert before.mask("vs").sum() == 19  # the argument is not changed
 
 
+def test_the_parts_of_a_tumour_are_one_component_and_lose_what_is_apart_of_both() -> None:
+    label = np.zeros((9, 7, 5), np.uint8)
+    label[1:3, 1:4, 1:3] = 2  # 12 voxels within the canal
+    label[3:5, 1:4, 1:3] = 1  # 12 beside them
+    label[7, 5, 4], label[7, 1, 1] = 1, 2  # two stray ones
+    before = Candidate("case_1", label, ("extra", "intra"), 0.2)
+    after = KeepLargestComponent(structures=("vs",))(before)
+    assert [int(after.mask(name).sum()) for name in ("vs", "intra", "extra")] == [24, 12, 12]
+
+
 def test_structures_are_found_by_name_whatever_their_number() -> None:
     swapped = Candidate(
         "case_1", np.where(candidate().label > 0, 3 - candidate().label, 0).astype(np.uint8), ("cochlea", "vs"), 0.0

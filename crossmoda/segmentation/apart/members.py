@@ -11,7 +11,7 @@ from typing import Any
 from monai.bundle import ConfigParser
 
 from crossmoda.data.datalist import AUGMENTED
-from crossmoda.errors import CrossmodaError
+from crossmoda.errors import CrossmodaError, did_you_mean
 from crossmoda.files import sha256_of
 from crossmoda.labels import PARTS
 from crossmoda.segmentation.merging import MergeStructures
@@ -98,7 +98,7 @@ def read_members(members: Mapping[str, Mapping[str, Any]], structures: Sequence[
     for name, settings in members.items():
         unknown = [key for key in settings if key not in known]
         if unknown:
-            raise CrossmodaError(f"members::{name}: {unknown[0]} is unknown; choose of {', '.join(known)}")
+            raise CrossmodaError(f"members::{name}: no such key '{unknown[0]}'; {did_you_mean(unknown[0], known)}")
     found = [Member(name, **settings) for name, settings in members.items()]
     MergeStructures([member.structures for member in found], structures)
     return found
@@ -140,7 +140,7 @@ def read_config(files: Sequence[str], settings: Mapping[str, Any], where: str) -
     for key in settings:
         if key.split("::")[0] not in parser.get():
             raise CrossmodaError(
-                f"{where}: {key} is no key of {Path(files[0]).name} and the overlays; correct its name"
+                f"{where}: {key} is no key of {Path(files[0]).name} and the overlays; {did_you_mean(key, parser.get())}"
             )
     parser.update(dict(settings))
     return parser
