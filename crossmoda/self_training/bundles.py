@@ -100,14 +100,13 @@ class BundleUse:
 
     @property
     def launches(self) -> bool:
-        """Tell whether the training launches trainings of its own: those of members apart."""
-        return self.has("train", APART)
+        """Tell whether the training launches trainings of its own: those of members apart, or nnU-Net's folds."""
+        return self.has("train", APART) or self.has("train", NNUNET)
 
     @property
     def torchrun_processes(self) -> int:
         """How many processes torchrun starts for the training, 1 of those that start processes themselves."""
-        alone = self.processes > 1 and (self.launches or self.has("train", NNUNET))
-        return 1 if alone else self.processes
+        return 1 if self.processes > 1 and self.launches else self.processes
 
     def parser(self, kind: str, **places: Any) -> ConfigParser:
         """Return the configuration of a workflow, of which single components can be built without the others.

@@ -28,8 +28,9 @@ class KeepLargestComponent(Rule):
         """Return the candidate without the smaller components."""
         numbers, kept = model_labels(candidate.structures), torch.from_numpy(candidate.label[None].astype(np.int16))
         for structure in filter(candidate.seeks, self.structures):
-            kept = MonaiKeepLargest(applied_labels=numbers_of(structure, numbers), independent=False)(kept)
-        label = np.asarray(kept)[0]
+            keep = MonaiKeepLargest(applied_labels=numbers_of(structure, numbers), independent=False)
+            kept = torch.as_tensor(keep(kept))
+        label = kept.numpy()[0]
         removed = int((label != candidate.label).sum())
         if not removed:
             return candidate

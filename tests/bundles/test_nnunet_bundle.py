@@ -14,7 +14,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from support import workflow_of
+from support import two_workers, workflow_of
 
 from crossmoda.data.datalist import load_datalist
 from crossmoda.data.volumes import same_grid
@@ -58,6 +58,20 @@ def trained(configs: Path, tiny_dataset: Path, tmp_path_factory: pytest.TempPath
 
 def no_process(*arguments: Any, **options: Any) -> Any:
     raise AssertionError("nnU-Net was started")
+
+
+def test_folds_are_trained_by_the_workers_of_a_cluster(
+    configs: Path, tiny_dataset: Path, trained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with two_workers() as scheduler, caplog.at_level("INFO", logger="crossmoda.launching.cluster"):
+        train(configs, tiny_dataset, tmp_path, scheduler=scheduler, max_epochs=2, predict_sections=[])
+    began = re.findall(r"nnunet/parts/\S+|nnU-Net, ([a-z0-9_]+(?:, fold \d)?): begun by", caplog.text)
+    assert sorted(began) == ["3d_fullres, fold 0", "3d_fullres, fold 1", "choice", "plans"]
+    alone, together = (read_json(folder / "model.json")["nnunet"] for folder in (trained, tmp_path))
+    assert together["members"][0]["folds"] == alone["members"][0]["folds"] == ["0", "1"]
+    assert together["plans"] == alone["plans"]
+    assert list(together["cross_validation"]) == list(alone["cross_validation"])
+    assert read_json(tmp_path / "history.json")["epoch"] == [1, 2]
 
 
 def test_predictions_lie_on_the_images_own_grids(trained: Path, tiny_dataset: Path) -> None:

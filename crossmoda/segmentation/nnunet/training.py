@@ -1,4 +1,4 @@
-"""From a datalist to a model: nnU-Net's whole course, in a process of its own, gone on with after any interruption."""
+"""From a datalist to a model: nnU-Net's whole course, in processes of its own, gone on with after any interruption."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from monai.transforms import Transform
 
+from crossmoda.engines.devices import device_here
 from crossmoda.errors import CrossmodaError
 from crossmoda.files import hash_of, read_json, sha256_of, write_json
+from crossmoda.launching import Course, Piece, launcher_for
 from crossmoda.preprocessing import describe_transforms
 from crossmoda.segmentation.cases import cases_to_learn, disk_labels, training_fingerprint
 from crossmoda.segmentation.nnunet.model import export_model
@@ -49,6 +52,8 @@ class NnUNetTraining:
         fingerprint: noted in ``model.json``; by default a hash of the data and the settings.
         prepare: array transforms of intensity that nnU-Net's copies of the scans have been through (see
             ``PrepareImage``); ``model.json`` names them, and predictions must agree.
+        scheduler: of a Dask cluster whose workers plan and train the folds, independent ones at the same time and each
+            on a device of its own: its address, or its ``--scheduler-file``; None does all here.
         settings: of ``NnUNetSettings``.
 
     Raises:
@@ -64,6 +69,7 @@ class NnUNetTraining:
         keep_preprocessed: bool = True,
         fingerprint: str = "",
         prepare: Sequence[Transform] = (),
+        scheduler: str | None = None,
         **settings: Any,
     ) -> None:
         require_nnunet()
@@ -75,6 +81,7 @@ class NnUNetTraining:
         self.fingerprint = fingerprint
         self.prepare = list(prepare)
         self.agreed = {"prepare": describe_transforms(prepare)}
+        self.scheduler = scheduler
         self.settings = NnUNetSettings(**settings)
         self.folders = NnUNetFolders(self.output_dir / ROOT)
 
@@ -92,7 +99,7 @@ class NnUNetTraining:
             return
         _warn_of_weights(items)
         self._write_dataset(items, data_key)
-        self._run_worker()
+        self._train()
         info = {
             "structures": list(self.settings.structures),
             "agreed": self.agreed,
@@ -149,12 +156,33 @@ class NnUNetTraining:
         required = [int(fold) for fold in settings.fold_names]
         return patient_splits(named, self.dataset_dir, self.sections, settings.folds, required, settings.seed)
 
-    def _run_worker(self) -> None:
-        """Run plans, trainings and the choice among them in a process with nnU-Net's environment."""
-        job, error = self.folders.root / JOB, self.folders.root / ERROR
-        write_json(job, {"root": self.folders.root, "settings": self.settings.as_dict()})
+    def _train(self) -> None:
+        """Plan, train the folds and choose among configurations: in one process here, or by a cluster's workers."""
+        if not self.scheduler:
+            self._run_worker(self.folders.root, {})
+            return
+        settings = self.settings
+        with launcher_for(self.scheduler, self.output_dir) as launcher:
+            launcher.run([self._course("plans", {"folds": [], "choose": False})])
+            folds = [(configuration, fold) for configuration in settings.configurations for fold in settings.fold_names]
+            named = [(f"{configuration}, fold {fold}", [configuration, fold]) for configuration, fold in folds]
+            launcher.run([self._course(name, {"folds": [one], "choose": False}) for name, one in named])
+            if settings.cross_validated:
+                launcher.run([self._course("choice", {"folds": [], "choose": True})])
+
+    def _course(self, name: str, part: dict[str, Any]) -> Course[None]:
+        """Do a part of the work in a place of its own, where the job and the mistakes lie."""
+        place = self.folders.root / "parts" / "".join(c if c.isalnum() else "_" for c in name)
+        place.mkdir(parents=True, exist_ok=True)
+        yield Piece(f"nnU-Net, {name}", place, partial(self._run_worker, place, part))
+
+    def _run_worker(self, place: Path, part: dict[str, Any]) -> None:
+        """Run plans, trainings and the choice among them, or a part of it, in a process with nnU-Net's environment."""
+        device = str(device_here()) if self.scheduler else self.settings.device
+        job, error = place / JOB, place / ERROR
+        write_json(job, {"root": self.folders.root, "settings": {**self.settings.as_dict(), "device": device}, **part})
         error.unlink(missing_ok=True)
-        environment = self.folders.environment(self.settings.device, self.settings.num_workers)
+        environment = self.folders.environment(device, self.settings.num_workers)
         command = [sys.executable, "-m", WORKER, str(job), str(os.getpid())]
         status = subprocess.run(command, env=environment, check=False).returncode
         if error.is_file():

@@ -40,7 +40,8 @@ def main(job_file: str, parent: str) -> int:
     """Do a job and return the exit status; what the user can mend goes to ``error.json`` beside it.
 
     Args:
-        job_file: what to do.
+        job_file: what to do: plans, the ``folds`` that it names (by default all), and unless ``choose`` is false the
+            choice among configurations.
         parent: number of the process that waits for it, after which nothing would use what is done.
     """
     end_with_parent(int(parent))
@@ -51,15 +52,14 @@ def main(job_file: str, parent: str) -> int:
         require_classes(settings)
         with spent.watch.time("planning"):
             plan(folders, settings)
-        trained = [
-            train_fold(folders, settings, configuration, fold, spent)
-            for configuration in settings.configurations
-            for fold in settings.fold_names
-        ]
-        if settings.cross_validated:
-            with spent.watch.time("choosing"):
-                choose(folders, settings, anew=any(trained))
-        spent.write(folders, peak_on_mib(settings.device.split(":")[0]))  # which GPU is in the environment
+        everything = [(name, fold) for name in settings.configurations for fold in settings.fold_names]
+        folds = job.get("folds", everything)
+        trained = [train_fold(folders, settings, configuration, fold, spent) for configuration, fold in folds]
+        if settings.cross_validated and job.get("choose", True):
+            with spent.watch.time("choosing"):  # anew, too, where others have trained the folds
+                choose(folders, settings, anew=any(trained) or not folds)
+        if folds == everything:
+            spent.write(folders, peak_on_mib(settings.device.split(":")[0]))  # which GPU is in the environment
     except CrossmodaError as error:
         write_json(Path(job_file).with_name("error.json"), {"message": str(error)})
         return 1
