@@ -205,7 +205,7 @@ def require_hard_votes(inferer: Any) -> None:
     if inferer is None:
         raise CrossmodaError(
             "votes.yaml: the inferer averages probabilities, which are no votes; name votes.yaml after "
-            "uncertainty.yaml, and with ensemble.yaml set hard_votes true"
+            "uncertainty.yaml, and with ensemble.yaml set hard_votes (True on the command line)"
         )
 
 

@@ -362,7 +362,7 @@ def test_overlays_combine(
     ("chain", "reason"),
     [
         ("votes uncertainty", "name votes.yaml after uncertainty.yaml"),  # whose inferer takes the place of the votes'
-        ("votes ensemble", "set hard_votes true"),
+        ("votes ensemble", "set hard_votes (True"),
         ("ensemble uncertainty", "give the inferer keep_mutual_information"),
         ("mutual_information uncertainty", "give the inferer keep_mutual_information"),
         ("crf_agreement", "there is no random field to measure"),
