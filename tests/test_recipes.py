@@ -48,7 +48,7 @@ SIZES = {
     "iterations_per_epoch",
     "max_epochs",
     "learning_rate",
-    "trainer",  # of nnU-Net's own, the one with another optimiser
+    "trainer",  # the one exception: of nnU-Net's own, another optimiser, as SGD finds nothing in so few steps
     "num_workers",
     "amp",
     "slices_at_once",
@@ -61,6 +61,7 @@ SIZES = {
     "folds",  # how many, never one alone
     "train_folds",
     "target_spacing",
+    "window_mm",  # of the crop and its spacing
     "scale_factor",  # of the SinGAN, so that a smaller slice has as many scales
     "filters",
     "maximum_filters",

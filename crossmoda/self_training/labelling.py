@@ -205,6 +205,25 @@ def accepted(items: Sequence[Mapping[str, Any]]) -> int:
     return sum(bool(item.get("label")) and item.get("weight", 1) > 0 for item in items)
 
 
+def not_shown(items: Sequence[Mapping[str, Any]], structures: Sequence[str]) -> list[str]:
+    """Return the structures that no label of these target items shows; labels are read until all have been found."""
+    left = list(structures)
+    for item in items:
+        if not left:
+            break
+        if accepted([item]):
+            label = read_volume(item["label"]).array
+            left = [name for name in left if not _shows(label, name, item["labels"])]
+    return left
+
+
+def _shows(label: np.ndarray, structure: str, labels: Mapping[str, int]) -> bool:
+    try:
+        return bool(mask_of(structure, label, dict(labels)).any())
+    except CrossmodaError:  # of parts that a clinician's label does not tell apart nothing is known
+        return False
+
+
 def why_left_out(items: Sequence[Mapping[str, Any]]) -> str:
     """Return which rules, or clinicians, left target items out, the commonest first, each with an example."""
     counts: Counter[str] = Counter()

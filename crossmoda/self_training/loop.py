@@ -31,7 +31,7 @@ from crossmoda.launching import launcher_for
 from crossmoda.self_training.blending import TumourBlending
 from crossmoda.self_training.bundles import require_known_settings
 from crossmoda.self_training.candidates import Rule
-from crossmoda.self_training.labelling import FATES, LABEL_SUFFIX, accepted, why_left_out
+from crossmoda.self_training.labelling import FATES, LABEL_SUFFIX, accepted, not_shown, why_left_out
 from crossmoda.self_training.plan import PREDICTED, PlannedStep, PlansSteps, round_steps
 from crossmoda.self_training.progress import Progress
 from crossmoda.self_training.rounds import FromRound, RoundMethod, RoundMethods
@@ -66,9 +66,9 @@ class SelfTrainingLoop(Engine):
             only.
         pseudo_hrt2_weights: of each translated scan in the loss, beside pseudo-labelled real ones: in round 1, 2, ...;
             the last one also in all further rounds. At 0 a round learns from the real scans alone, unless fewer than
-            half of them have a label: then the translated ones count fully (not with a ``target_view``, where they are
-            of another modality than the scans). Where none has one, a round of weight 0 stops, and others learn from
-            the translated scans alone, with a warning.
+            half of them have a label or none shows a structure: then the translated ones count fully (not with a
+            ``target_view``, where they are of another modality than the scans). Where none has a label, a round of
+            weight 0 stops, and others learn from the translated scans alone, with a warning.
         studies: folder of a MONAI Label datastore whose reviewed labels each new round takes over; by default
             ``output_dir/review``, if there.
         train_handlers: attached in order; ignite or MONAI handlers.
@@ -223,19 +223,21 @@ class SelfTrainingLoop(Engine):
         kept = accepted(target)
         if kept == 0:
             self._tell_that_none_is_accepted(number, target, weight)
-        elif weight == 0 and 2 * kept < len(target) and self.work.target_view is not None:
-            logger.warning(
-                "round %d: %d of %d real scans have a label; it learns from these alone", number, kept, len(target)
-            )
-        elif weight == 0 and 2 * kept < len(target):
-            logger.warning(
-                "round %d: %d of %d real scans have a label; the translated scans count fully",
-                number,
-                kept,
-                len(target),
-            )
-            return 1.0
+        elif weight == 0:
+            return self._weight_beside_few(number, target, kept)
         return weight
+
+    def _weight_beside_few(self, number: int, target: Sequence[Mapping[str, Any]], kept: int) -> float:
+        """Return 1 where a round that would learn from real scans alone has too few labels, or none of a structure."""
+        unseen = not_shown(target, self.work.structures)
+        few = f"{kept} of {len(target)} real scans have a label" if 2 * kept < len(target) else ""
+        reason = f"no label of a real scan shows {', '.join(unseen)}" if unseen else few
+        if not reason:
+            return 0.0
+        alone = self.work.target_view is not None
+        told = "it learns from these alone" if alone else "the translated scans count fully"
+        logger.warning("round %d: %s; %s", number, reason, told)
+        return 0.0 if alone else 1.0
 
     def planned_weight(self, number: int) -> float:
         """Return the weight that the settings give to translated scans in a round."""

@@ -225,29 +225,49 @@ def test_a_case_that_the_user_weighted_keeps_its_weight_in_every_round() -> None
     assert [item["image"] for item in items] == ["view/a_hrT2.nii.gz", "view/b_hrT2.nii.gz"]
 
 
-def targets(kept: int) -> list[dict[str, Any]]:
+def targets(kept: int, label: Path | str = "x") -> list[dict[str, Any]]:
     """Return four target items of which the first few have a label that is learnt from, and the others a reason."""
     finding = {"rule": "RequireNear", "effect": "left out", "text": "vs 23.0 mm from the nearest cochlea"}
     provenance = {"status": "pseudo", "rules": [finding]}
     weights = [0.7 if number < kept else 0.0 for number in range(4)]
     return [
-        {"case": str(n), "label": "x", "weight": weight, "provenance": provenance} for n, weight in enumerate(weights)
+        {"case": str(n), "label": str(label), "labels": NUMBERS, "weight": weight, "provenance": provenance}
+        for n, weight in enumerate(weights)
     ]
+
+
+NUMBERS = {"vs": 1, "cochlea": 2}
+
+
+def label_of(folder: Path, *numbers: int) -> Path:
+    """Return a label map in which these numbers lie."""
+    array = np.zeros((4, 4, 4), np.uint8)
+    array[0, 0, : len(numbers)] = numbers
+    write_volume(folder / f"label_{len(numbers)}.nii.gz", array, np.eye(4))
+    return folder / f"label_{len(numbers)}.nii.gz"
 
 
 @pytest.mark.parametrize(("kept", "weight"), [(1, 1.0), (2, 0.0), (4, 0.0)])
 def test_translated_scans_step_in_where_fewer_than_half_of_the_real_ones_have_a_label(
-    finished: Path, kept: int, weight: float
+    finished: Path, tmp_path: Path, kept: int, weight: float
+) -> None:
+    loop, label = load_run(finished, pseudo_hrt2_weights=0), label_of(tmp_path, 1, 2)
+    assert loop.pseudo_hrt2_weight(1, targets(kept, label)) == weight
+    assert loop.pseudo_hrt2_weight(0, targets(kept, label)) == 1.0
+
+
+def test_translated_scans_step_in_where_no_real_one_shows_a_structure(
+    finished: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     loop = load_run(finished, pseudo_hrt2_weights=0)
-    assert loop.pseudo_hrt2_weight(1, targets(kept)) == weight
-    assert loop.pseudo_hrt2_weight(0, targets(kept)) == 1.0
+    assert loop.pseudo_hrt2_weight(1, targets(4, label_of(tmp_path, 1))) == 1.0
+    assert "round 1: no label of a real scan shows cochlea; the translated scans count fully" in caplog.text
 
 
-def test_translated_scans_of_another_modality_than_the_scans_do_not_step_in(finished: Path) -> None:
-    loop = load_run(finished, pseudo_hrt2_weights=0)
+def test_translated_scans_of_another_modality_than_the_scans_do_not_step_in(finished: Path, tmp_path: Path) -> None:
+    loop, label = load_run(finished, pseudo_hrt2_weights=0), label_of(tmp_path, 1, 2)
     loop.work = replace(loop.work, target_view=next(iter(loop.work.views.values())))
-    assert [loop.pseudo_hrt2_weight(1, targets(kept)) for kept in (1, 4)] == [0.0, 0.0]
+    assert [loop.pseudo_hrt2_weight(1, targets(kept, label)) for kept in (1, 4)] == [0.0, 0.0]
 
 
 def test_without_any_accepted_pseudo_label_only_a_round_that_weighs_translated_scans_goes_on(

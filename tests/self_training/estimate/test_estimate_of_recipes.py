@@ -1,4 +1,4 @@
-"""Every published system rehearsed at the smallest size."""
+"""Every published system, and ours, rehearsed at the smallest size."""
 
 from __future__ import annotations
 
@@ -23,11 +23,14 @@ SMALLEST: dict[str, Any] = {
     "translator_inference_sizes": {"ngf": 4, "n_blocks": 5},
     "segmenter_sizes": {
         **{key: {**TINY_PATCH, "batch_size": 1, "iterations_per_epoch": 4, "max_epochs": 3} for key in NETWORKS},
-        "nnunet": {"memory_gb": 0.05, "num_workers": 0, "iterations_per_epoch": 4, "max_epochs": 3},
+        "nnunet": {
+            **{"memory_gb": 0.05, "num_workers": 0, "iterations_per_epoch": 4, "max_epochs": 3},
+            "target_spacing": "@spacing",
+        },
     },
     "segmenter_inference_sizes": {**dict.fromkeys(NETWORKS, TINY_PATCH), "nnunet": {}},
 }
-UNMIRRORED = {"segmenter_inference_settings": {"mirroring": False}}
+UNMIRRORED = {"segmenter_inference_settings": {"mirroring": False, "window_mm": "@window_mm"}}
 OF_RECIPES: dict[str, dict[str, Any]] = {
     "wu2021": {},
     "chen2023": {},
@@ -36,10 +39,10 @@ OF_RECIPES: dict[str, dict[str, Any]] = {
     "salle2022": {
         "singan_sizes": {"filters": 4, "maximum_filters": 4, "scale_factor": 0.9},
         "blending_settings": {"rules": [{"name": "all", "structure": "cochlea", "lambdas": [2.0], "scales": [3]}]},
-        "members::vs::inference_settings": {"deconvolution_iterations": 2, "mirroring": False},
-        "members::cochlea::inference_settings": {"mirroring": False},
-        "members::vs::settings": "${**@folds_of_members, 'target_spacing': @spacing, 'deconvolution_iterations': 2}",
+        "deconvolved::deconvolution_iterations": 2,
+        "nnunet_inference_sizes": {"mirroring": False},
     },
+    "best": {},
 }
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("in_the_repository", "one_thread")]
