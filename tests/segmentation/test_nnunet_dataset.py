@@ -23,7 +23,7 @@ from crossmoda.errors import CrossmodaError
 from crossmoda.files import read_json
 from crossmoda.preprocessing import VanCittertDeconvolution
 from crossmoda.segmentation.cases import cases_to_learn
-from crossmoda.segmentation.nnunet import NnUNetSettings, NnUNetTraining, export_model
+from crossmoda.segmentation.nnunet import NnUNetSettings, NnUNetTraining, export_model, worker
 from crossmoda.segmentation.nnunet import training as nnunet_training
 from crossmoda.segmentation.nnunet.raw_dataset import name_items, patient_splits, write_raw_dataset
 from crossmoda.segmentation.nnunet.settings import NnUNetFolders
@@ -363,6 +363,26 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path, content: Any) -> None:
     folders = folders_with_fold(tmp_path, content)
     with pytest.raises(CrossmodaError, match="damaged; delete its folder to train the fold anew"):
         export_model(folders, NnUNetSettings(STRUCTURES, train_folds="all"), tmp_path / "model.pt")
+
+
+def test_a_cut_off_checkpoint_is_found_before_any_other_fold_is_trained(tmp_path: Path) -> None:
+    folders, settings = (
+        folders_with_fold(tmp_path, {"network_weights": {}}),
+        NnUNetSettings(STRUCTURES, train_folds="all"),
+    )
+    worker.require_whole_checkpoints(folders, settings)
+    final = next(folders.results.rglob("checkpoint_final.pth"))
+    final.write_bytes(final.read_bytes()[:-40])
+    with pytest.raises(CrossmodaError, match=r"checkpoint_final\.pth: damaged; delete its folder"):
+        worker.require_whole_checkpoints(folders, settings)
+
+
+def test_planner_and_trainer_are_looked_up_by_name() -> None:
+    worker.require_classes(NnUNetSettings(STRUCTURES))
+    for wrong in ({"trainer": "nnUNetTrainerOfMine"}, {"planner": "nnUNetPlannerResEncX"}):
+        (setting, name), *_ = wrong.items()
+        with pytest.raises(CrossmodaError, match=f"{setting} '{name}': nnU-Net has no class of that name; correct it"):
+            worker.require_classes(NnUNetSettings(STRUCTURES, **wrong))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux alone tells a process of its parent's end")

@@ -16,6 +16,7 @@ import os
 import shutil
 import sys
 import time
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +55,7 @@ def main(job_file: str, parent: str) -> int:
             plan(folders, settings)
         everything = [(name, fold) for name in settings.configurations for fold in settings.fold_names]
         folds = job.get("folds", everything)
+        require_whole_checkpoints(folders, settings)
         trained = [train_fold(folders, settings, configuration, fold, spent) for configuration, fold in folds]
         if settings.cross_validated and job.get("choose", True):
             with spent.watch.time("choosing"):  # anew, too, where others have trained the folds
@@ -82,6 +84,20 @@ def require_classes(settings: NnUNetSettings) -> None:
         folder = Path(nnunetv2.__path__[0], *place.split("."))
         if recursive_find_python_class(str(folder), name, current_module=f"nnunetv2.{place}") is None:
             raise CrossmodaError(f"{setting} '{name}': nnU-Net has no class of that name; correct it")
+
+
+def require_whole_checkpoints(folders: NnUNetFolders, settings: NnUNetSettings) -> None:
+    """Make sure, before further folds are trained, that the weights of finished ones are no fragments.
+
+    Raises:
+        CrossmodaError: a file was cut off, as by a full disk.
+    """
+    for configuration in settings.configurations:
+        for fold in settings.fold_names:
+            place = folders.model(settings.trainer, configuration) / f"fold_{fold}"
+            final = place / CHECKPOINTS["final"]
+            if final.is_file() and not zipfile.is_zipfile(final):
+                raise CrossmodaError(f"{final}: damaged; delete its folder to train the fold anew")
 
 
 def plan(folders: NnUNetFolders, settings: NnUNetSettings) -> None:
