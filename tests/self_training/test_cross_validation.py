@@ -389,7 +389,7 @@ def test_an_overlay_that_acts_before_labels_are_decided_may_be_compared(tmp_path
 CONFIG_FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "network": (
         only(settings={"network_def": {"_target_": "DynUNett"}}),
-        r"configuration 'a': network_def cannot be built .*DynUNett",
+        r"configuration 'a': Cannot locate class or function path: 'DynUNett'; correct the name",
     ),
     "class count": (
         only(settings={"network_def": {**POINTWISE, "out_channels": 4}}),
@@ -408,7 +408,10 @@ CONFIG_FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "overlay that averages otherwise": (only(inference_overlays=["votes.yaml"]), "'inferer' is changed"),
     "post-processing in a configuration": (only(inference_overlays=["anatomy.yaml"]), "use 'postprocessing'"),
     "fold in a configuration": (only(train={"fold": 1}), "'fold' cannot be one of the settings"),
-    "loss": (only(train={"loss_def::loss::loss": {"_target_": "NoLoss"}}), r"loss_def cannot be built .*NoLoss"),
+    "loss": (
+        only(train={"loss_def::loss::loss": {"_target_": "NoLoss"}}),
+        r"Cannot locate class or function path: 'NoLoss'; correct the name",
+    ),
     "entry": ({**only(), "fold": 3}, r"no such key 'fold'; did you mean 'folds'\?"),
     "entry of a configuration": (
         only(overlay="x"),

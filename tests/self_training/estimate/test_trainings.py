@@ -59,7 +59,7 @@ def test_the_papers_lengths_are_read_from_their_recipes(recipe: Any) -> None:
 
 def test_a_profile_s_lengths_take_the_place_of_the_paper_s(recipe: Any) -> None:
     small = recipe("wu2021", "profiles/cpu_small")
-    assert lengths(small.work.segmenter) == {"": Length(1, 12, 25)}
+    assert lengths(small.work.segmenter) == {"": Length(1, 16, 25)}
     assert {name: lengths(view)[""] for name, view in small.work.views.items() if isinstance(view, BundleUse)} == {
         name: Length(1, 24, 50) for name in ("cyclegan", "cut", "cut_back")
     }
@@ -96,7 +96,7 @@ def test_of_members_each_is_cut_short_in_its_own_settings(recipe: Any) -> None:
     short = shortened(salle.work.segmenter, scans=9)
     assert list(alternatives(salle.work.segmenter)) == [""]
     members = settings_of(short, "members")["members"]
-    assert members["vs"]["overlays"] == ["nnunet.yaml", "prepare_deconvolved.yaml"]
+    assert members["vs"]["overlays"] == ["nnunet.yaml", "prepare_deconvolved.yaml", "prepare_windowed.yaml"]
     assert members["vs"]["settings"]["target_spacing"] == [1.2, 1.2, 1.5]
     assert members["cochlea"]["inference_settings"] == {"amp": True, "use_folds": [0, 0]}
     assert lengths(short) == {name: Length(1, 2, 6 + 1, 0.5) for name in ("vs 3d_fullres", "cochlea 3d_fullres")}
