@@ -98,6 +98,7 @@ def test_of_members_each_is_cut_short_in_its_own_settings(recipe: Any) -> None:
     members = settings_of(short, "members")["members"]
     assert members["vs"]["overlays"] == ["nnunet.yaml", "prepare_deconvolved.yaml", "prepare_windowed.yaml"]
     assert members["vs"]["settings"]["target_spacing"] == [1.2, 1.2, 1.5]
-    assert members["cochlea"]["inference_settings"] == {"amp": True, "use_folds": [0, 0]}
+    served = members["cochlea"]["inference_settings"]
+    assert served == {"amp": True, "use_folds": [0, 0], "window_mm": pytest.approx([88 * 1.2, 64 * 1.2])}
     assert lengths(short) == {name: Length(1, 2, 6 + 1, 0.5) for name in ("vs 3d_fullres", "cochlea 3d_fullres")}
-    assert lengths(shortened(salle.work.blending)) == {"": Length(1, 19, 4)}
+    assert lengths(shortened(salle.work.blending)) == {"": Length(1, 17, 4)}
