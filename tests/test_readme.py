@@ -29,6 +29,7 @@ TINY: dict[str, Any] = {  # the recipe's views, and a small network of our own i
     "segmenter_overlays": [],
     "segmenter_inference_overlays": ["uncertainty.yaml"],
     "segmenter_settings": {},
+    "segmenter_inference_settings": {},
 }
 TRAINING = {"2021": "crossmoda_training", "2022": "crossmoda2022_training", "2023": "crossmoda23_training"}
 

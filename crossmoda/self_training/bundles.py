@@ -237,5 +237,6 @@ def require_known_settings(
         if not isinstance(use, BundleUse):
             continue
         for kind in ("train", "inference"):
-            # Sizes of translators are those of all views, be one of them another network; a segmenter's are its own.
-            use.require_known_keys(kind, f"settings of the {name}", OF_ALL_SEGMENTERS if use is segmenter else None)
+            # Sizes of translators are those of all views, be one of them another network, and members have their own.
+            own = use is segmenter and not use.has("train", APART)
+            use.require_known_keys(kind, f"settings of the {name}", OF_ALL_SEGMENTERS if own else None)

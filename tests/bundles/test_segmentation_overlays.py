@@ -498,7 +498,8 @@ def test_the_conditional_random_field_s_kernels_smooth_and_follow_the_scan(
     np.testing.assert_array_equal(label(by_scan), expected(speck=True))  # nothing near the speck is as grey
     smooth = predict(configs, images, tmp_path / "smooth", "crf", smoothness_weight=9, bilateral_weight=0, **settings)
     assert label(smooth)[28, 20, 6] == 0
-    require_alike(label(smooth), expected(), 0.6)  # corners of a small block are rounded off
+    tumours = [np.where(found == 1, found, 0) for found in (label(smooth), expected())]
+    require_alike(*tumours, 0.6)  # corners of a small block are rounded off; the cochleae are smaller than the kernel
 
 
 def test_the_conditional_random_field_leaves_the_network_s_uncertainty(
