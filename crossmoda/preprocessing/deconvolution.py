@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import nibabel as nib
 import numpy as np
 import torch
 from monai.config import KeysCollection
-from monai.data import MetaTensor
 from monai.transforms import Transform
 from monai.utils import convert_to_dst_type
 from scipy.ndimage import gaussian_filter
 
-from crossmoda.data.transforms import file_name_of
-from crossmoda.data.volumes import spacing_mm
 from crossmoda.errors import CrossmodaError
 from crossmoda.preprocessing.each_key import EachKeyd
 from crossmoda.preprocessing.intensity import require_contrast
+from crossmoda.preprocessing.lengths import lengths_in_voxels
 
 VS_SIGMA_MM = (1.0, 1.0, 2.5)  # card B, for the VS
 COCHLEA_SIGMA_MM = (0.4, 0.4, 1.5)  # card B, for the last inference of the cochlea
@@ -71,13 +68,7 @@ class VanCittertDeconvolution(Transform):
 
     def sigma_voxels(self, image: torch.Tensor) -> tuple[float, float, float]:
         """Return the standard deviation along each of the image's own array axes, in voxels."""
-        if not isinstance(image, MetaTensor):
-            raise CrossmodaError("a volume without an affine cannot be deconvolved in mm; load it with LoadVolumed")
-        affine = np.asarray(image.affine, dtype=float)
-        world = nib.orientations.io_orientation(affine)[:, 0]
-        if not np.isfinite(world).all():
-            raise CrossmodaError(f"{file_name_of(image)}: its affine is singular; export the scan again")
-        sizes = np.asarray(self.sigma_mm)[world.astype(int)] / spacing_mm(affine)
+        sizes = lengths_in_voxels(image, self.sigma_mm)
         return float(sizes[0]), float(sizes[1]), float(sizes[2])
 
     def _deconvolve(self, blurred: np.ndarray, sigma: tuple[float, float, float]) -> np.ndarray:

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import nibabel as nib
 import numpy as np
 import torch
 from monai.config import KeysCollection
-from monai.data import MetaTensor
 from monai.transforms import Transform
 from monai.utils import convert_to_dst_type
 from scipy.ndimage import find_objects
 
-from crossmoda.data.transforms import file_name_of
-from crossmoda.data.volumes import spacing_mm
 from crossmoda.errors import CrossmodaError
 from crossmoda.preprocessing.crop import bright_centre
 from crossmoda.preprocessing.each_key import EachKeyd
 from crossmoda.preprocessing.intensity import require_contrast
+from crossmoda.preprocessing.lengths import lengths_in_voxels
 
 Box = tuple[slice, ...]
 EDGE = 2  # voxels by which a window that was taken on another grid may seem larger
@@ -69,13 +66,7 @@ class KeepBrainWindow(Transform):
 
     def _lengths(self, image: torch.Tensor, shape: np.ndarray) -> np.ndarray:
         """Return the window's voxels along each array axis, at most those that there are."""
-        if not isinstance(image, MetaTensor):
-            raise CrossmodaError("a volume without an affine has no window in mm; load it with LoadVolumed")
-        affine = np.asarray(image.affine, dtype=float)
-        world = nib.orientations.io_orientation(affine)[:, 0]
-        if not np.isfinite(world).all():
-            raise CrossmodaError(f"{file_name_of(image)}: its affine is singular; export the scan again")
-        lengths = np.asarray([*self.size_mm, np.inf])[world.astype(int)] / spacing_mm(affine)
+        lengths = lengths_in_voxels(image, [*self.size_mm, np.inf])
         return np.minimum(np.ceil(lengths - 1e-6), shape).astype(int)
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from monai.config import KeysCollection
-from monai.transforms import MapTransform, Transform
+from monai.transforms import Transform
 from monai.utils import TransformBackends
 from scipy import ndimage
 from scipy.spatial import cKDTree
@@ -16,6 +15,7 @@ from scipy.spatial import cKDTree
 from crossmoda.data.volumes import spacing_mm
 from crossmoda.errors import CrossmodaError
 from crossmoda.labels import COCHLEA, PARTS, VS, mask_of, model_labels
+from crossmoda.preprocessing.each_key import EachKeyd
 
 NEAR_MM = 10.0  # between the nearest voxels of a VS and the cochlea beside the canal that it grows from
 
@@ -89,7 +89,7 @@ class KeepOneTumour(Transform):
         return {int(number) for number in np.unique(components[tuple(places[distances <= self.distance_mm].T)])}
 
 
-class KeepOneTumourd(MapTransform):
+class KeepOneTumourd(EachKeyd):
     """Dictionary twin of ``KeepOneTumour``, for label maps (1, X, Y, Z) under the keys."""
 
     backend = KeepOneTumour.backend
@@ -101,15 +101,7 @@ class KeepOneTumourd(MapTransform):
         distance_mm: float = NEAR_MM,
         allow_missing_keys: bool = False,
     ) -> None:
-        super().__init__(keys, allow_missing_keys)
-        self.keep = KeepOneTumour(structures, distance_mm)
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Return a copy of the item whose label maps hold one tumour."""
-        item = dict(data)
-        for key in self.key_iterator(item):
-            item[key] = self.keep(item[key])
-        return item
+        super().__init__(keys, KeepOneTumour(structures, distance_mm), allow_missing_keys)
 
 
 def spacing_of(image: torch.Tensor) -> tuple[float, ...]:

@@ -19,6 +19,7 @@ from scipy.spatial import cKDTree
 from crossmoda.data.volumes import voxel_volume_mm3
 from crossmoda.errors import CrossmodaError
 from crossmoda.labels import COCHLEA, EXTRA, INTRA, VS, mask_of, model_labels, numbers_of
+from crossmoda.preprocessing.each_key import EachKeyd
 from crossmoda.segmentation.anatomy import NEAR_MM, nearest_mm, spacing_of
 from crossmoda.segmentation.by_name import values_sought
 from crossmoda.segmentation.geometry import affine_of
@@ -113,7 +114,7 @@ class KeepTwoCochleae(Transform):
         return _without(label_map, cochlea & ~np.isin(groups, np.add(kept, 1)))
 
 
-class RemoveSmallComponentsd(MapTransform):
+class RemoveSmallComponentsd(EachKeyd):
     """Dictionary twin of ``RemoveSmallComponents``, for label maps (1, X, Y, Z) under the keys."""
 
     backend = RemoveSmallComponents.backend
@@ -125,18 +126,10 @@ class RemoveSmallComponentsd(MapTransform):
         least_mm3: Mapping[str, float],
         allow_missing_keys: bool = False,
     ) -> None:
-        super().__init__(keys, allow_missing_keys)
-        self.remove = RemoveSmallComponents(structures, least_mm3)
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Return a copy of the item whose label maps lack the small components."""
-        item = dict(data)
-        for key in self.key_iterator(item):
-            item[key] = self.remove(item[key])
-        return item
+        super().__init__(keys, RemoveSmallComponents(structures, least_mm3), allow_missing_keys)
 
 
-class KeepTwoCochleaed(MapTransform):
+class KeepTwoCochleaed(EachKeyd):
     """Dictionary twin of ``KeepTwoCochleae``, for label maps (1, X, Y, Z) under the keys."""
 
     backend = KeepTwoCochleae.backend
@@ -149,15 +142,7 @@ class KeepTwoCochleaed(MapTransform):
         join_mm: float = JOIN_MM,
         allow_missing_keys: bool = False,
     ) -> None:
-        super().__init__(keys, allow_missing_keys)
-        self.keep = KeepTwoCochleae(structures, apart_mm, join_mm)
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Return a copy of the item whose label maps hold two cochleae at most."""
-        item = dict(data)
-        for key in self.key_iterator(item):
-            item[key] = self.keep(item[key])
-        return item
+        super().__init__(keys, KeepTwoCochleae(structures, apart_mm, join_mm), allow_missing_keys)
 
 
 def check_anatomy(
