@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform, RandomizableTransform
-from monai.utils import TransformBackends
+from monai.utils import TransformBackends, convert_to_numpy
 from scipy import ndimage
 
 from crossmoda.labels import model_labels, numbers_of
@@ -124,7 +124,7 @@ class RandStructureIntensity(RandomizableTransform):
             self.randomize()
         if not self._do_transform:
             return image
-        plain = np.asarray(label)[0]
+        plain = convert_to_numpy(label)[0]
         for numbers, level in self._drawn.items():
             mask = np.isin(plain, numbers)
             if mask.any():
@@ -190,7 +190,7 @@ def _share_inside(mask: np.ndarray, edge_voxels: float) -> np.ndarray:
 
 def _bring_to_level(image: torch.Tensor, mask: np.ndarray, share: np.ndarray, level: float) -> torch.Tensor:
     """Return the image with each channel's median within the mask (X, Y, Z) brought to a level of that channel."""
-    factors = [_factor(channel, mask, level) for channel in np.asarray(image.detach().cpu())]
+    factors = [_factor(channel, mask, level) for channel in convert_to_numpy(image)]
     change = np.stack([share * (factor - 1) for factor in factors])
     low = image.amin(dim=(1, 2, 3), keepdim=True)
     return image + (image - low) * torch.as_tensor(change, dtype=image.dtype, device=image.device)

@@ -85,6 +85,29 @@ def check_bfloat16(network: nn.Module, patch_size: Sequence[int], device: torch.
         )
 
 
+def check_augmentation_device(device: torch.device | str, num_workers: int) -> None:
+    """Refuse to augment where patches cannot be.
+
+    Args:
+        device: to which each patch is moved before it is augmented.
+        num_workers: processes that load patches.
+
+    Raises:
+        CrossmodaError: the device is not there, or other processes would have to share it.
+    """
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # AssertionError: PyTorch built without CUDA
+        raise CrossmodaError(
+            f"augmentation_device {device}: not on this machine; give --augmentation_device cpu"
+        ) from error
+    if torch.device(device).type != "cpu" and num_workers > 0:
+        raise CrossmodaError(
+            f"augmentation_device {device}: patches of {num_workers} processes cannot be augmented there; "
+            "give --num_workers 0"
+        )
+
+
 class _RefusalError(Exception):
     """A network does not take an image, in its own words."""
 

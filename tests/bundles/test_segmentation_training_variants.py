@@ -354,6 +354,41 @@ def test_workers_draw_what_the_training_s_own_process_draws(
     assert len({float(batch["image"].sum()) for batch in drawn[0]}) == 3  # no two batches alike
 
 
+# --- Where patches are augmented ---
+
+
+@pytest.mark.parametrize("overlay", [None, "variant_partial_labels"])
+def test_patches_are_moved_before_they_are_augmented(
+    configs: Path, plain_dataset: Path, tmp_path: Path, overlay: str | None
+) -> None:
+    overlays = [overlay] if overlay else []
+    made = workflow(configs, plain_dataset, tmp_path, *overlays, augmentation_device="meta")  # has shapes and no data
+    steps = made.parser.get_parsed_content("train::preprocessing").transforms
+    augmentation = len(made.parser.get_parsed_content("train::augmentation").transforms)
+    item: Any = made.parser.get_parsed_content("train::cases")[0]
+    for step in steps[:-augmentation]:
+        item = step(item[0] if isinstance(item, list) else item)
+    (patch,) = item if isinstance(item, list) else [item]
+    assert {patch[key].device.type for key in ("image", "label")} == {"meta"}
+    assert tuple(patch["image"].shape) == (1, *PATCH)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("overlay", [None, *AUGMENTATIONS])
+def test_patches_augmented_on_a_gpu_are_those_of_the_cpu(
+    configs: Path, plain_dataset: Path, tmp_path: Path, overlay: str | None
+) -> None:
+    overlays = [overlay] if overlay else []
+    here, there = (
+        patches(workflow(configs, plain_dataset, tmp_path, *overlays, augmentation_device=device), 24, seed=1)
+        for device in ("cpu", "cuda")
+    )
+    for on_cpu, on_gpu in zip(here, there, strict=True):
+        assert on_gpu["image"].device.type == "cuda"
+        assert (on_cpu["label"] == on_gpu["label"].cpu()).float().mean() > 0.999
+        assert torch.allclose(on_cpu["image"], on_gpu["image"].cpu(), atol=1e-2)
+
+
 # --- Partial labels ---
 
 

@@ -9,7 +9,7 @@ from monai.networks.nets.mednext import create_mednext
 from torch import nn
 
 from crossmoda.errors import CrossmodaError
-from crossmoda.segmentation.checks import check_bfloat16, check_network
+from crossmoda.segmentation.checks import check_augmentation_device, check_bfloat16, check_network
 from crossmoda.segmentation.resunet2d5 import ResUNet2D5
 from crossmoda.segmentation.unet2d5 import UNet2D5
 
@@ -142,3 +142,12 @@ def test_what_is_not_refused_has_the_gradients_of_float32(shape: tuple[int, int,
     del freed
     (gradient,) = torch.autograd.grad(output, convolution.weight, upstream.to(output.dtype))
     assert torch.allclose(gradient, wanted, atol=float(wanted.abs().max()) * 0.03)
+
+
+def test_patches_are_augmented_on_a_device_that_is_there_by_one_process() -> None:
+    check_augmentation_device("cpu", num_workers=4)
+    check_augmentation_device("meta", num_workers=0)
+    with pytest.raises(CrossmodaError, match=r"^augmentation_device meta: patches of 2 processes .* --num_workers 0$"):
+        check_augmentation_device("meta", num_workers=2)
+    with pytest.raises(CrossmodaError, match=r"^augmentation_device cuda:99: not on this machine; .* cpu$"):
+        check_augmentation_device("cuda:99", num_workers=0)

@@ -160,3 +160,27 @@ def test_what_a_seed_draws_is_what_numpy_s_generator_draws_in_array_and_twin():
         found = array(data["image"], data["label"])
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-2)
         assert torch.equal(twin(data)["image"], found if view else data["image"])
+
+
+class Elsewhere(torch.Tensor):
+    """A tensor that, like a GPU's, NumPy can read after it has been brought to the CPU alone."""
+
+    def __array__(self, *_args):
+        raise TypeError("can't convert a tensor that is elsewhere to numpy")
+
+    numpy = __array__
+
+    def cpu(self):
+        return self.as_subclass(torch.Tensor)
+
+    def to(self, *args, **kwargs):
+        moved = self.as_subclass(torch.Tensor).to(*args, **kwargs)
+        return moved if "device" in kwargs else moved.as_subclass(Elsewhere)
+
+
+def test_a_label_map_and_an_image_on_a_gpu_are_read():
+    here = {key: torch.as_tensor(value).as_subclass(torch.Tensor) for key, value in item().items()}
+    there = {key: value.as_subclass(Elsewhere) for key, value in here.items()}
+    changed = [transform({"vs": [0.6, 0.6]})(data)["image"].as_subclass(torch.Tensor) for data in (here, there)]
+    assert torch.equal(*changed)
+    assert not torch.equal(changed[0], here["image"])

@@ -25,7 +25,9 @@ from crossmoda.segmentation.nnunet.raw_dataset import name_items, patient_splits
 from crossmoda.segmentation.nnunet.settings import NnUNetFolders, NnUNetSettings, require_nnunet
 from crossmoda.segmentation.nnunet.spent import ROOT
 
-WORKER = "crossmoda.segmentation.nnunet.worker"
+# Started as a command, not as a module: nnU-Net starts processes for each of its pieces, each of which imports the main
+# module of this one. MONAI would come with it, which triples the time until they begin.
+WORKER = "import sys; from crossmoda.segmentation.nnunet.worker import main; sys.exit(main(*sys.argv[1:]))"
 JOB = "job.json"
 ERROR = "error.json"
 
@@ -183,7 +185,7 @@ class NnUNetTraining:
         write_json(job, {"root": self.folders.root, "settings": {**self.settings.as_dict(), "device": device}, **part})
         error.unlink(missing_ok=True)
         environment = self.folders.environment(device, self.settings.num_workers)
-        command = [sys.executable, "-m", WORKER, str(job), str(os.getpid())]
+        command = [sys.executable, "-c", WORKER, str(job), str(os.getpid())]
         status = subprocess.run(command, env=environment, check=False).returncode
         if error.is_file():
             raise CrossmodaError(read_json(error)["message"])

@@ -1,12 +1,11 @@
 """nnU-Net's own process: plans, preprocessing, trainings, and the choice of configuration and post-processing.
 
-Started by ``NnUNetTraining`` with nnU-Net's environment: ``python -m crossmoda.segmentation.nnunet.worker JOB.json
-PARENT``, where PARENT is the number of the process that waits for it and with which it ends.
+Started by ``NnUNetTraining`` with nnU-Net's environment, which calls ``main``.
 MONAI's ``nnUNetV2Runner`` plans, preprocesses and compares. It does not train here, because it can neither use a CPU
 nor set a number of epochs and looks for nnU-Net's command on the PATH; nor does MONAI's ``get_nnunet_trainer``, which
 prepares a training before its length could be set. nnU-Net's Python functions do both.
 
-Imports sit inside the functions: nnU-Net starts processes, each of which imports this module.
+Imports sit inside the functions, so that mistakes in a job are told before nnU-Net is loaded.
 """
 
 from __future__ import annotations
@@ -14,9 +13,10 @@ from __future__ import annotations
 import copy
 import os
 import shutil
-import sys
 import time
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -189,7 +189,8 @@ def train_fold(
         with spent.watch.time("training"):
             trainer.run_training()
     if fold != ALL:  # a fold of all cases has none to be validated on
-        with spent.watch.time("validation"), _precision(settings):
+        scans = spent.scans.setdefault(configuration, [])
+        with spent.watch.time("validation"), _precision(settings), _timed_scans(scans):
             trainer.perform_actual_validation(with_probabilities)
     return True
 
@@ -200,6 +201,27 @@ def _precision(settings: NnUNetSettings) -> torch.autocast:
 
     wanted = settings.amp and torch.device(settings.device).type == "cpu"
     return torch.autocast("cpu", dtype=torch.bfloat16, enabled=wanted)
+
+
+@contextmanager
+def _timed_scans(scans: list[float]) -> Iterator[None]:
+    """Note what nnU-Net's prediction of each scan takes within the block: its validation tells of them all together."""
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+    name = "predict_sliding_window_return_logits"
+    predict = getattr(nnUNetPredictor, name)
+
+    def timed(*args: Any) -> Any:
+        started = time.monotonic()
+        logits = predict(*args)
+        scans.append(time.monotonic() - started)
+        return logits
+
+    setattr(nnUNetPredictor, name, timed)
+    try:
+        yield
+    finally:
+        setattr(nnUNetPredictor, name, predict)
 
 
 def _fold_key(settings: NnUNetSettings, configuration: str) -> str:
@@ -301,7 +323,3 @@ def choose(folders: NnUNetFolders, settings: NnUNetSettings, anew: bool) -> None
         num_processes=max(1, settings.num_workers),
         folds=tuple(int(fold) for fold in settings.fold_names),
     )
-
-
-if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -110,7 +111,7 @@ class RehearsedTraining:
         seconds = {name: value * share for name, value in spent.watch.seconds.items()}
         learnt = segmentation_items(self._datalist(part), tuple(settings_of(part.use, SECTIONS)[SECTIONS]))
         judged = [item for item in learnt if AUGMENTED not in item["view"]] or learnt
-        validated = _validated(part, place, seconds.get("validation", 0.0))
+        validated = _validated(part, place, seconds.get("validation", 0.0), spent.scans.get(part.configuration, []))
         timed = TimedTraining(
             *(part.name, length_of(part), pace),
             scan_seconds=_ready_seconds(part, place, share),
@@ -137,8 +138,13 @@ def _ready_seconds(part: Part, place: Path, share: float) -> float:
     return written + preprocessing_seconds(place, part.configuration) / processes
 
 
-def _validated(part: Part, place: Path, seconds: float) -> TimedScans:
-    """Return what nnU-Net took to label the scans of the fold that was left out, if one was."""
+def _validated(part: Part, place: Path, seconds: float, predicted: Sequence[float]) -> TimedScans:
+    """Return what nnU-Net took to label the scans of the fold that was left out, if one was.
+
+    Of a single scan, what its prediction took: the rest is the start of the process that writes it.
+    """
+    if len(predicted) == 1:
+        return TimedScans("", predicted[0], max(0.0, seconds - predicted[0]))
     folders = sorted(NnUNetFolders(place / NNUNET).results.glob(f"*__{part.configuration}/fold_*/validation"))
     return timed_scans(folders[0], len([*folders[0].glob(VOLUMES)]), seconds) if folders else TimedScans("", 0.0)
 
