@@ -373,6 +373,7 @@ def test_patches_are_moved_before_they_are_augmented(
     assert tuple(patch["image"].shape) == (1, *PATCH)
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("overlay", [None, *AUGMENTATIONS])
 def test_patches_augmented_on_a_gpu_are_those_of_the_cpu(
