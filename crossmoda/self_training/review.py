@@ -186,7 +186,7 @@ def collect(studies: str | Path, structures: Sequence[str]) -> dict[str, Reviewe
     store = ReviewStore(studies)
     found: dict[str, Reviewed] = {}
     for image_id, entry in store.recover()["objects"].items():
-        tag = _deciding_tag(entry["labels"])
+        tag = deciding_tag(entry["labels"])
         if tag is None:
             continue
         reviewed = label_in_store(store, image_id, entry, tag, structures)
@@ -205,7 +205,7 @@ def _in_numbers_of(structures: Sequence[str], reviewed: Reviewed, store: ReviewS
 
 def has_verdict(entry: Mapping[str, Any]) -> bool:
     """Tell whether a person has saved a label for an object of the store, or judged its pseudo-label."""
-    return _deciding_tag(entry["labels"]) is not None
+    return deciding_tag(entry["labels"]) is not None
 
 
 def label_in_store(
@@ -229,8 +229,8 @@ def label_in_store(
     )
 
 
-def _deciding_tag(labels: Mapping[str, Any]) -> str | None:
-    """Return the tag whose label speaks for the case, or None where no person has."""
+def deciding_tag(labels: Mapping[str, Any]) -> str | None:
+    """Return the tag whose label speaks for a case, given its labels in the store, or None where no person has."""
     said = {tag: _status_of(label["info"]) for tag, label in labels.items() if not label["info"].get("archived_from")}
     people = sorted((tag for tag in said if tag != ORIGINAL), key=lambda tag: _age_key(tag, labels[tag]["info"]))
     approved = [tag for tag in people if said[tag] == APPROVED]

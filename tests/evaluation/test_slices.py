@@ -14,6 +14,7 @@ from crossmoda.data.volumes import Volume
 from crossmoda.evaluation.report.slices import (
     AXIAL,
     CORONAL,
+    SAGITTAL,
     Window,
     grey_levels,
     grey_png,
@@ -53,6 +54,17 @@ def test_superior_is_on_top_of_coronal_slices() -> None:
     picture = window_about(volume, CORONAL, (6.5, 9, 4), (100, 100)).cut(volume.array)
     assert picture.shape == (9, 14)
     assert np.argwhere(picture).tolist() == [[1, 1]]
+
+
+@pytest.mark.parametrize("codes", ["RAS", "LPI", "SAL"])
+def test_anterior_is_on_the_left_of_sagittal_slices_and_superior_on_top(codes: str) -> None:
+    volume = to_ras(stored_as(codes))
+    window = window_about(volume, SAGITTAL, (12, 5, 4), (100, 100))
+    picture = window.cut(volume.array)
+    assert picture.shape == (9, 11)
+    assert np.argwhere(picture).tolist() == [[1, 1]]
+    assert window.spacing_mm == (0.8, 1.5)
+    assert window_about(volume, SAGITTAL, (12, 5, 4), (2.4, 4.5)).columns == (4, 7)
 
 
 def test_an_oblique_scan_is_shown_on_its_nearest_axes_without_resampling() -> None:

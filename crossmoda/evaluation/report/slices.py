@@ -1,8 +1,9 @@
 """Slices of a volume as a radiologist expects them, and outlines on them, ready to be put into a page.
 
 Every picture is drawn in the radiological convention, however the file stores its axes: the patient's right is on the
-left of the picture, anterior is on top of axial slices and superior on top of coronal ones. Axes are swapped and
-flipped to get there, never resampled, so what is shown is the native grid at its true aspect ratio.
+left of the picture, anterior is on top of axial slices and on the left of sagittal ones, superior on top of coronal and
+sagittal ones. Axes are swapped and flipped to get there, never resampled, so what is shown is the native grid at its
+true aspect ratio.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ from skimage.measure import find_contours
 
 from crossmoda.data.volumes import Volume, spacing_mm
 
-AXIAL, CORONAL = "axial", "coronal"
-AXIS = {AXIAL: 2, CORONAL: 1}  # of a RAS+ array: the axis that the plane cuts
-ROW_AXIS = {AXIAL: 1, CORONAL: 2}  # anterior or superior is on top
+AXIAL, CORONAL, SAGITTAL = "axial", "coronal", "sagittal"
+AXIS = {AXIAL: 2, CORONAL: 1, SAGITTAL: 0}  # of a RAS+ array: the axis that the plane cuts
+COLUMN_AXIS = {AXIAL: 0, CORONAL: 0, SAGITTAL: 1}  # the patient's right or anterior is on the left
+ROW_AXIS = {AXIAL: 1, CORONAL: 2, SAGITTAL: 2}  # anterior or superior is on top
 
 
 def to_ras(volume: Volume) -> Volume:
@@ -36,11 +38,11 @@ class Window:
     """A rectangle of one slice of a RAS+ array.
 
     Args:
-        plane: ``axial`` or ``coronal``.
+        plane: ``axial``, ``coronal`` or ``sagittal``.
         index: of the slice along the axis that the plane cuts.
-        columns: first and one past the last voxel along x.
-        rows: the same along y (axial) or z (coronal).
-        spacing_mm: edge lengths of a voxel along x and along the rows' axis.
+        columns: first and one past the last voxel along x (axial, coronal) or y (sagittal).
+        rows: the same along y (axial) or z (coronal, sagittal).
+        spacing_mm: edge lengths of a voxel along the columns' and along the rows' axis.
     """
 
     plane: str
@@ -70,19 +72,19 @@ def window_about(
 
     Args:
         volume: in RAS+ order.
-        plane: ``axial`` or ``coronal``.
+        plane: ``axial``, ``coronal`` or ``sagittal``.
         centre: (x, y, z) in voxels; the slice is the nearest to it.
         size_mm: wanted width and height.
     """
     spacing = spacing_mm(volume.affine)
-    row_axis, cut_axis = ROW_AXIS[plane], AXIS[plane]
+    column_axis, row_axis, cut_axis = COLUMN_AXIS[plane], ROW_AXIS[plane], AXIS[plane]
     index = int(np.clip(round(centre[cut_axis]), 0, volume.array.shape[cut_axis] - 1))
     return Window(
         plane,
         index,
-        _span(centre[0], size_mm[0] / float(spacing[0]), volume.array.shape[0]),
+        _span(centre[column_axis], size_mm[0] / float(spacing[column_axis]), volume.array.shape[column_axis]),
         _span(centre[row_axis], size_mm[1] / float(spacing[row_axis]), volume.array.shape[row_axis]),
-        (float(spacing[0]), float(spacing[row_axis])),
+        (float(spacing[column_axis]), float(spacing[row_axis])),
     )
 
 
@@ -126,9 +128,15 @@ def outline(mask: np.ndarray, window: Window) -> str:
 
     The line runs half-way between voxel centres inside and outside; what leaves the window is closed at its edge.
     """
-    pieces = []
+    return "".join(
+        "M" + "L".join(f"{x:.2f} {y:.2f}" for x, y in points) + "Z" for points in outline_points_mm(mask, window)
+    )
+
+
+def outline_points_mm(mask: np.ndarray, window: Window) -> list[np.ndarray]:
+    """Return the closed lines of ``outline``, each as (points, 2): mm to the right and downwards from the top left."""
+    lines = []
     for contour in find_contours(np.pad(mask.astype(float), 1), 0.5):
         rows, columns = contour[:-1].T - 1
-        points_mm = np.stack([(columns + 0.5) * window.spacing_mm[0], (rows + 0.5) * window.spacing_mm[1]], axis=1)
-        pieces.append("M" + "L".join(f"{x:.2f} {y:.2f}" for x, y in points_mm) + "Z")
-    return "".join(pieces)
+        lines.append(np.stack([(columns + 0.5) * window.spacing_mm[0], (rows + 0.5) * window.spacing_mm[1]], axis=1))
+    return lines
