@@ -160,7 +160,7 @@ def _refresh_original(
 ) -> None:
     labels = model["objects"][image_id]["labels"]
     former = labels.get(ORIGINAL, {}).get("info", {})
-    touched = any(tag != ORIGINAL for tag in labels) or _status_of(former) in VERDICTS
+    touched = any(tag != ORIGINAL for tag in labels) or status_of(former) in VERDICTS
     same = former.get("sha256") == sha256_of(label) and all(former.get(key) == value for key, value in info.items())
     if not same and not (touched and former):
         store.put_label(model, image_id, ORIGINAL, label, info)
@@ -220,18 +220,18 @@ def label_in_store(
         case=entry["image"]["info"].get("case") or case_name(image),
         image=image,
         label=path,
-        status=_status_of(info) or CORRECTED,
+        status=status_of(info) or CORRECTED,
         who=str(meta.get("approvedBy") or info.get("user") or info.get("client_id") or ""),
-        when=_when(info, meta),
+        when=when_of(info, meta),
         sha256=sha256_of(path),
         tag=tag,
-        values=_values_of(info, structures, str(path)),
+        values=values_of(info, structures, str(path)),
     )
 
 
 def deciding_tag(labels: Mapping[str, Any]) -> str | None:
     """Return the tag whose label speaks for a case, given its labels in the store, or None where no person has."""
-    said = {tag: _status_of(label["info"]) for tag, label in labels.items() if not label["info"].get("archived_from")}
+    said = {tag: status_of(label["info"]) for tag, label in labels.items() if not label["info"].get("archived_from")}
     people = sorted((tag for tag in said if tag != ORIGINAL), key=lambda tag: _age_key(tag, labels[tag]["info"]))
     approved = [tag for tag in people if said[tag] == APPROVED]
     if approved or people:
@@ -243,17 +243,19 @@ def _age_key(tag: str, info: Mapping[str, Any]) -> tuple[int, int, int]:
     return int(info.get("ts") or 0), tag == FINAL, version_number(tag)
 
 
-def _status_of(info: Mapping[str, Any]) -> str:
+def status_of(info: Mapping[str, Any]) -> str:
+    """Return a reviewer's verdict on a label, given its info: ``approved``, ``flagged`` or empty."""
     status = str((info.get("segmentationMeta") or {}).get("status") or "").lower()
     return status if status in VERDICTS else ""
 
 
-def _when(info: Mapping[str, Any], meta: Mapping[str, Any]) -> str:
+def when_of(info: Mapping[str, Any], meta: Mapping[str, Any]) -> str:
+    """Return when a label was judged, or else saved: ISO 8601, UTC."""
     seconds = next((time for time in (meta.get("editTime"), info.get("ts")) if isinstance(time, (int, float))), 0)
     return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="seconds")
 
 
-def _values_of(info: Mapping[str, Any], structures: Sequence[str], what: str) -> dict[str, int]:
+def values_of(info: Mapping[str, Any], structures: Sequence[str], what: str) -> dict[str, int]:
     """Return structure -> voxel value of a label in the store, also of one that another server stored there."""
     if info.get("values"):
         return {str(name): int(value) for name, value in info["values"].items()}
