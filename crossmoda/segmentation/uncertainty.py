@@ -13,6 +13,8 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from monai.utils import convert_to_dst_type
 
+from crossmoda.data.volumes import voxel_volume_mm3
+from crossmoda.segmentation.geometry import affine_of
 from crossmoda.segmentation.reports import CaseReport
 
 FOREGROUND_PROBABILITY = 0.05  # a voxel less likely than this to be any structure says nothing about the structures
@@ -50,11 +52,28 @@ def uncertainty_score(entropy: torch.Tensor, probabilities: torch.Tensor) -> flo
     return float(values[foreground].mean() if foreground.any() else values.max())
 
 
+def expected_change_ml(probabilities: torch.Tensor) -> float:
+    """Return how much of the label, in mL, a corrector is expected to change, if the probabilities are right.
+
+    That is the volume of the voxels where a structure is at least ``FOREGROUND_PROBABILITY`` likely, each times the
+    probability that its likeliest class is not the true one: a large tumour with a doubtful border counts for more than
+    a small one, which an average over voxels does not tell.
+
+    Args:
+        probabilities: (C, X, Y, Z), background first, with an affine to RAS+ mm (without one, voxels are of 1 mm3).
+    """
+    plain = _plain(probabilities)
+    likely = plain[1:].sum(dim=0) > FOREGROUND_PROBABILITY
+    wrong = 1 - plain[:, likely].amax(dim=0)
+    return float(wrong.sum(dtype=torch.float64)) * voxel_volume_mm3(affine_of(probabilities)) / 1000
+
+
 class PredictiveEntropyd(MapTransform):
     """Add a prediction's entropy map and score to the item, for probabilities (C, X, Y, Z) under each key.
 
     The map goes to ``uncertainty_key`` with the geometry of the probabilities, the score to ``uncertainty_key`` +
-    ``"_score"``. Deterministic; not invertible.
+    ``"_score"``, ``expected_change_ml`` to ``uncertainty_key`` + ``"_expected_change_ml"``. Deterministic; not
+    invertible.
 
     Args:
         keys: one key, of the class probabilities, background first.
@@ -71,6 +90,7 @@ class PredictiveEntropyd(MapTransform):
         for key in self.key_iterator(item):
             entropy = predictive_entropy(item[key])
             item[f"{self.uncertainty_key}_score"] = uncertainty_score(entropy, item[key])
+            item[f"{self.uncertainty_key}_expected_change_ml"] = expected_change_ml(item[key])
             item[self.uncertainty_key] = entropy.mul_(STEPS).round_().div_(STEPS)
         return item
 

@@ -35,6 +35,7 @@ from crossmoda.self_training.review_labels import (
     renumber,
     stored_values,
 )
+from crossmoda.self_training.review_order import case_measures, measures_of
 from crossmoda.self_training.review_store import FINAL, ORIGINAL, ReviewStore, check_tag, split_name, version_number
 
 APPROVED, FLAGGED, CORRECTED = "approved", "flagged", "corrected"
@@ -94,12 +95,6 @@ def read_current(run: str | Path) -> dict[str, Any]:
     return read_json(file)
 
 
-def uncertainty_scores(run: str | Path) -> dict[str, float]:
-    """Return case -> uncertainty (0 sure, 1 unsure) of a run's current round; empty where none was measured."""
-    file = Path(run) / read_current(run)["uncertainty"] / "uncertainty.json"
-    return {case: float(score) for case, score in read_json(file).items()} if file.is_file() else {}
-
-
 def publish(run: str | Path, studies: str | Path) -> int:
     """Put the current round's pseudo-labels (tag ``original``) beside the target scans and return the number of cases.
 
@@ -112,18 +107,18 @@ def publish(run: str | Path, studies: str | Path) -> int:
     run = Path(run)
     current = read_current(run)
     items = load_datalist(run / current["datalist"])["target"]
-    scores = uncertainty_scores(run)
+    measures = case_measures(run, current)
     store = ReviewStore(studies)
     store.recover()
     with store.edit() as model:
         for item in items:
             image_id, _ = split_name(Path(item["image"]).name)
             about = {key: value for key, value in {"case": item["case"], "site": item.get("site")}.items() if value}
-            score = scores.get(item["case"])
-            store.add_image(model, Path(item["image"]), image_id, {**about, "uncertainty": score})
+            found = measures_of(item["case"], measures)
+            store.add_image(model, Path(item["image"]), image_id, {**about, **found})
             label = run / current["predictions"] / f"{item['case']}{LABEL_SUFFIX}"
             if label.is_file():
-                _refresh_original(store, model, image_id, label, {**_provenance(current), "uncertainty": score})
+                _refresh_original(store, model, image_id, label, {**_provenance(current), **found})
     return len(items)
 
 

@@ -227,9 +227,18 @@ def test_a_new_round_is_served_without_a_restart(served: Served, slicer: Any, re
 
 
 def test_scores_tell_how_good_the_pseudo_labels_were(served: Served) -> None:
-    answer = requests.post(f"{served.url}/scoring/dice?run_sync=true", json={}, timeout=60).json()
-    assert answer["case.2_hrT2"]["vs"] == 0.0  # the annotator removed the tumour
-    assert answer["case.2_hrT2"]["cochlea"] == pytest.approx(2 * 27 / (27 + 28), abs=1e-6)
+    answer = requests.post(f"{served.url}/scoring/pseudo_labels?run_sync=true", json={}, timeout=60).json()
+    assert answer["case.2_hrT2"]["vs"] == {"dice": 0.0, "assd_mm": 350.0}  # the annotator removed the tumour
+    assert answer["case.2_hrT2"]["cochlea"]["dice"] == pytest.approx(2 * 27 / (27 + 28), abs=1e-6)
+    assert 0 < answer["case.2_hrT2"]["cochlea"]["assd_mm"] < 1
+
+
+def test_scores_tell_whether_the_served_model_follows_the_corrections(served: Served) -> None:
+    answer = requests.post(f"{served.url}/scoring/model?run_sync=true", json={}, timeout=60).json()
+    empty, missed = {"dice": 1.0, "assd_mm": 0.0}, {"dice": 0.0, "assd_mm": 350.0}
+    assert answer == {
+        "case.2_hrT2": {"vs": empty, "cochlea": missed}
+    }  # round 1 predicts nothing, as the annotator did of vs
 
 
 def test_a_deleted_version_is_kept_aside(served: Served, reviewer: Any) -> None:

@@ -43,11 +43,18 @@ def task(name: str) -> Any:
 
 
 def test_the_most_uncertain_case_comes_first_and_unmeasured_ones_last() -> None:
-    order = task("strategies.order").MostUncertain()
+    order = task("strategies.order").Highest("uncertainty", "Most uncertain case first")
     assert order({}, FakeStore(INFOS)) == {"id": "c", "weight": 0.6}
     assert order({}, FakeStore({"a": {}, "b": {"uncertainty": 0.0}})) == {"id": "b", "weight": 0.0}
     assert order({}, FakeStore({"a": {}})) == {"id": "a", "weight": None}
     assert order({}, FakeStore({})) is None
+
+
+def test_another_measure_gives_another_order_and_its_own_weight() -> None:
+    infos = {"a": {"uncertainty": 0.9, "expected_change_ml": 0.1}, "b": {"uncertainty": 0.2, "expected_change_ml": 1.7}}
+    order = task("strategies.order").Highest("expected_change_ml", "")
+    assert order({}, FakeStore(infos)) == {"id": "b", "weight": 1.7}
+    assert order({}, FakeStore({"z": {}, "y": {"expected_change_ml": None}})) == {"id": "y", "weight": None}
 
 
 def test_the_first_case_is_the_first_by_name() -> None:
@@ -62,15 +69,6 @@ def test_random_order_hands_out_every_case_and_follows_its_seed() -> None:
     assert set(draws(1)) == set(INFOS)
     assert draws(1) == draws(1)
     assert draws(1) != draws(2)
-
-
-def test_dice_is_per_structure_and_two_empty_masks_agree() -> None:
-    label, truth = np.zeros((2, 4, 3, 5), np.uint8)
-    label[0, 0, :3] = 1  # 3 voxels, 2 of them among the truth's 4
-    truth[0, 0, 1:5] = 1
-    truth[2, 2, 0] = 2
-    dice = task("scoring.dice").dice_per_structure(label, truth, ["vs", "cochlea", "intra"])
-    assert dice == {"vs": pytest.approx(2 * 2 / (3 + 4), abs=1e-6), "cochlea": 0.0, "intra": 1.0}
 
 
 def write_history(folder: Path, epochs: int, dice: list[float | None]) -> None:

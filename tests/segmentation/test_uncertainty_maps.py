@@ -10,6 +10,7 @@ from crossmoda.segmentation.uncertainty import (
     PredictiveEntropyd,
     ScoreUncertaintyd,
     UncertaintyReport,
+    expected_change_ml,
     predictive_entropy,
     uncertainty_score,
 )
@@ -34,6 +35,16 @@ def test_score_without_foreground_is_the_largest_entropy():
     probabilities = voxels([0.96, 0.04, 0.0], [0.99, 0.01, 0.0])
     entropy = predictive_entropy(probabilities)
     assert uncertainty_score(entropy, probabilities) == pytest.approx(float(entropy.max()))
+
+
+def test_expected_change_is_the_volume_where_the_likeliest_class_is_expected_to_be_wrong():
+    probabilities = voxels([0.96, 0.04, 0.0], [0.5, 0.3, 0.2], [0.1, 0.8, 0.1], [0.0, 0.0, 1.0])
+    # The first voxel's 4 % say nothing.
+    assert expected_change_ml(probabilities) == pytest.approx((0.5 + 0.2) / 1000)
+    flipped = torch.diag(torch.tensor([-0.5, 0.8, 1.5, 1.0]))
+    assert expected_change_ml(MetaTensor(probabilities, affine=flipped)) == pytest.approx(0.7 * 0.6 / 1000)
+    found = PredictiveEntropyd("pred")({"pred": MetaTensor(probabilities, affine=flipped)})
+    assert found["uncertainty_expected_change_ml"] == expected_change_ml(MetaTensor(probabilities, affine=flipped))
 
 
 def test_map_is_rounded_so_that_background_compresses():

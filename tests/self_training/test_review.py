@@ -18,6 +18,7 @@ from crossmoda.files import PARTIAL_MARK, read_json, write_json
 from crossmoda.self_training import review
 from crossmoda.self_training.review import collect, publish, review_command, store_upload
 from crossmoda.self_training.review_labels import names_in_order, stored_values
+from crossmoda.self_training.review_scores import model_scores, pseudo_label_scores
 from crossmoda.self_training.review_store import ReviewStore, check_image_id, check_tag
 
 STRUCTURES = ["vs", "cochlea"]
@@ -419,3 +420,41 @@ def test_a_taken_port_is_named_before_anything_starts(run: Path) -> None:
         taken.listen()
         with pytest.raises(CrossmodaError, match=r"127.0.0.1:\d+: not free"):
             review.serve_command(run, port=taken.getsockname()[1])
+
+
+# --- What cases are ordered by, and scores ---
+
+
+def test_a_round_s_measures_are_entered_with_the_scans_and_go_where_a_later_round_has_none(run: Path) -> None:
+    folder, case = run / "round_0", "crossmoda2021_ldn_106"
+    write_json(folder / "uncertainty" / "mutual_information.json", {case: 0.7})
+    write_json(folder / "predictions" / "disagreement.json", {case: 0.1})  # of votes, which the members' goes before
+    write_json(folder / "uncertainty" / "expected_change_ml.json", {case: 1.25, "crossmoda2022_etz_3": 0})
+    publish(run, run / "review")
+    objects = read_json(run / "review" / "datastore_v2.json")["objects"]
+    wanted = {"uncertainty": 0.2, "disagreement": 0.7, "expected_change_ml": 1.25}
+    assert {key: objects[FIRST]["image"]["info"][key] for key in wanted} == wanted
+    assert objects["crossmoda2022_etz_3_hrT2"]["image"]["info"]["disagreement"] is None
+    assert objects["crossmoda2022_etz_3_hrT2"]["image"]["info"]["expected_change_ml"] == 0
+    write_round(run, 1, blocks(vs=1))
+    publish(run, run / "review")
+    info = read_json(run / "review" / "datastore_v2.json")["objects"][FIRST]["image"]["info"]
+    assert (info["uncertainty"], info["disagreement"], info["expected_change_ml"]) == (0.2, None, None)
+
+
+def test_pseudo_labels_and_the_served_model_are_scored_against_final_labels(run: Path, upload: Upload) -> None:
+    final = blocks(vs=1, cochlea=2)
+    final[0, 1:3, 2:4] = 0  # half of the tumour, one voxel layer of 0.5 mm, was none
+    upload(final, ["vs", "cochlea"])
+    write_round(run, 1, blocks(cochlea=2))
+    store, current = ReviewStore(run / "review"), read_json(run / "current.json")
+    same = {"dice": 1.0, "assd_mm": 0.0}
+    # 8 surface voxels against 4: 4 lie on the other's, 4 are 0.5 mm off, and back all 4 lie on it.
+    assert pseudo_label_scores(store, STRUCTURES) == {
+        FIRST: {"vs": {"dice": round(2 * 4 / 12, 6), "assd_mm": round(4 * 0.5 / 12, 4)}, "cochlea": same}
+    }
+    missed = {"dice": 0.0, "assd_mm": 350.0}
+    assert model_scores(store, run, current, STRUCTURES) == {FIRST: {"vs": missed, "cochlea": same}}
+    save(run / "round_1" / "predictions" / "crossmoda2021_ldn_106_Label.nii.gz", blocks(vs=1), np.eye(4))
+    with pytest.raises(CrossmodaError, match=r"crossmoda2021_ldn_106_Label.nii.gz: lies on another grid than"):
+        model_scores(store, run, current, STRUCTURES)

@@ -11,10 +11,18 @@ from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.interfaces.tasks.train import TrainTask
 
+from crossmoda.self_training.review import read_current
+from crossmoda.self_training.review_order import case_measures
 from lib.infers.segmenter import Segmenter
-from lib.scoring.dice import DiceOfPseudoLabels
-from lib.strategies.order import First, MostUncertain, RandomOrder
+from lib.scoring.against_final import ModelAgainstFinal, PseudoLabelsAgainstFinal
+from lib.strategies.order import First, Highest, RandomOrder
 from lib.trainers.next_round import NextRound
+
+ORDERS = {  # name in 3D Slicer -> measure and what it says
+    "uncertainty": ("uncertainty", "Most uncertain case first"),
+    "disagreement": ("disagreement", "Case first on which folds, members or mirrored copies disagree most"),
+    "expected_change": ("expected_change_ml", "Case first of which the largest volume is expected to be corrected"),
+}
 
 
 class SegmenterConfig(TaskConfig):
@@ -39,9 +47,11 @@ class SegmenterConfig(TaskConfig):
         return {"next_round": NextRound(self.run, self.studies)}
 
     def strategy(self) -> dict[str, Strategy]:
-        """Return the orders of cases; the first is the default."""
-        return {"uncertainty": MostUncertain(), "first": First(), "random": RandomOrder(np.random.default_rng())}
+        """Return the orders of cases that the current round has measures for; the first is the default."""
+        measured = case_measures(self.run, read_current(self.run))
+        found = {name: Highest(measure, text) for name, (measure, text) in ORDERS.items() if measure in measured}
+        return {**found, "first": First(), "random": RandomOrder(np.random.default_rng())}
 
     def scoring_method(self) -> dict[str, ScoringMethod]:
         """Return the scores."""
-        return {"dice": DiceOfPseudoLabels(self.run)}
+        return {"pseudo_labels": PseudoLabelsAgainstFinal(self.run), "model": ModelAgainstFinal(self.run)}

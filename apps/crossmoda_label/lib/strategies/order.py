@@ -22,23 +22,38 @@ class Order(Strategy):
         if not images:
             return None
         image_id = self.choose(images)
-        return {"id": image_id, "weight": images[image_id].get("uncertainty")}
+        return {"id": image_id, "weight": self.weight(images[image_id])}
 
     @abstractmethod
     def choose(self, images: Infos) -> str:
         """Return one of the image ids."""
 
+    def weight(self, info: dict[str, Any]) -> float | None:
+        """Return what speaks for a case, given its info: here how uncertain the model is."""
+        return info.get("uncertainty")
 
-class MostUncertain(Order):
-    """Hand out the case first of which the model is least sure; cases without a measure come last."""
 
-    def __init__(self) -> None:
-        super().__init__("Most uncertain case first")
+class Highest(Order):
+    """Hand out the case first whose measure is highest; cases without a measure come last, by name.
+
+    Args:
+        measure: key of the scan's info, see ``crossmoda.self_training.review_order``.
+        description: for people.
+    """
+
+    def __init__(self, measure: str, description: str) -> None:
+        super().__init__(description)
+        self.measure = measure
 
     def choose(self, images: Infos) -> str:
-        """Return the id with the highest uncertainty, the first by name among equals."""
-        scores = {image_id: info.get("uncertainty") for image_id, info in images.items()}
-        return max(images, key=lambda image_id: -1.0 if scores[image_id] is None else float(scores[image_id] or 0))
+        """Return the id with the highest measure, the first by name among equals."""
+        values = {image_id: info.get(self.measure) for image_id, info in images.items()}
+        return min(images, key=lambda name: (values[name] is None, -float(values[name] or 0), name))
+
+    def weight(self, info: dict[str, Any]) -> float | None:
+        """Return the measure."""
+        value = info.get(self.measure)
+        return None if value is None else float(value)
 
 
 class First(Order):
