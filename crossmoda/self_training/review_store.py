@@ -27,18 +27,18 @@ from filelock import FileLock, Timeout
 from crossmoda.data.naming import EXTENSIONS, extension_of, stem_of
 from crossmoda.errors import CrossmodaError
 from crossmoda.files import atomic_path, read_json, sha256_of, write_json
+from crossmoda.self_training.review_audit import OUTBOX, rebuild, record, unsent
+from crossmoda.self_training.review_events import has_unrecorded, note_events
+from crossmoda.self_training.review_tags import FINAL, ORIGINAL, TAG, check_tag, version_number
 
 logger = logging.getLogger(__name__)
 
 STORE_FILE = "datastore_v2.json"
 BACKUP_FILE = ".datastore_v2.backup.json"  # the state before the last change
 LOCK_FILE = ".lock"
-ORIGINAL = "original"  # the model's pseudo-label
-FINAL = "final"  # the clinician's label
 LABEL_EXTENSION = ".nii.gz"
 LOCK_SECONDS = 60.0
 
-_TAG = re.compile(r"original|final|version_[1-9][0-9]{0,5}")
 _IMAGE_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,199}")
 _EMPTY: dict[str, Any] = {
     "name": "crossMoDA review",
@@ -54,22 +54,6 @@ Entry = dict[str, Any]
 def now_text() -> str:
     """Return the time as ISO 8601, UTC, to the second."""
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
-
-
-def version_number(tag: str) -> int:
-    """Return N of ``version_N``, or 0 for another tag."""
-    return int(tag.removeprefix("version_")) if tag.startswith("version_") else 0
-
-
-def check_tag(tag: str) -> str:
-    """Return the tag.
-
-    Raises:
-        CrossmodaError: it is not original, final or version_N, so that no other folder can be named through it.
-    """
-    if not _TAG.fullmatch(tag):
-        raise CrossmodaError(f"tag {tag[:60]!r}: not a tag of this store; use original, final or version_N")
-    return tag
 
 
 def check_image_id(image_id: str) -> str:
@@ -122,8 +106,11 @@ class ReviewStore:
         return model if model is not None else self.recover()
 
     @contextmanager
-    def edit(self) -> Iterator[dict[str, Any]]:
+    def edit(self, who: str = "") -> Iterator[dict[str, Any]]:
         """Give the store's content for changing; it is written when the block ends well and something has changed.
+
+        Args:
+            who: asks for the change, where that is known; the history names them for what they delete.
 
         Raises:
             CrossmodaError: another process has held the lock for a minute, or the file cannot be written.
@@ -133,7 +120,7 @@ class ReviewStore:
             before = copy.deepcopy(model)
             yield model
             if model != before:
-                self._write(model)
+                self._write(model, before, who)
 
     def recover(self) -> dict[str, Any]:
         """Bring ``datastore_v2.json`` into agreement with the files, and return its content.
@@ -151,9 +138,28 @@ class ReviewStore:
             self._reconcile_images(model["objects"])
             for image_id, entry in model["objects"].items():
                 self._reconcile_labels(image_id, entry)
-            if model != before or not self.file.is_file():
-                self._write(model)
+            if model != before or not self.file.is_file() or has_unrecorded(model):
+                self._write(model, before)
+            elif unsent(self.folder, model.get(OUTBOX, [])):  # killed between the change and its entry in the history
+                record(self.folder, model[OUTBOX])
             return model
+
+    def complete_history(self) -> None:
+        """Enter into the history what a killed process or a full disk has left out."""
+        with self._locked():
+            record(self.folder, self.read().get(OUTBOX, []))
+
+    def rebuild_history(self) -> None:
+        """Make ``audit.sqlite`` anew from the files.
+
+        Events that ``history.jsonl`` has lost are first taken from the labels' own infos, as far as these tell.
+
+        Raises:
+            CrossmodaError: the folder cannot be written to.
+        """
+        with self._locked():
+            rebuild(self.folder, self.read())
+            self.recover()
 
     def add_image(self, model: dict[str, Any], source: Path, image_id: str, info: Mapping[str, Any]) -> bool:
         """Enter a scan (hard link, or a copy on another disk) and return whether it is new; labels stay as they are.
@@ -173,7 +179,8 @@ class ReviewStore:
             raise CrossmodaError(f"{target}: another scan than {source}; give this run its own --studies folder")
         described = {"ts": int(time.time()), **(entry["image"]["info"] if entry else {}), "name": target.name, **info}
         labels = entry["labels"] if entry else {}
-        model["objects"][image_id] = {"image": {"ext": extension, "info": described}, "labels": labels}
+        image = {"ext": extension, "info": described}
+        model["objects"][image_id] = {**(entry or {}), "image": image, "labels": labels}
         return new
 
     def put_label(
@@ -234,7 +241,7 @@ class ReviewStore:
 
     def _last_version(self, image_id: str, entry: Entry) -> int:
         on_disk = [path.parent.name for path in (self.folder / "labels").glob("version_*/*") if _is_of(path, image_id)]
-        return max((version_number(tag) for tag in [*entry["labels"], *on_disk] if _TAG.fullmatch(tag)), default=0)
+        return max((version_number(tag) for tag in [*entry["labels"], *on_disk] if TAG.fullmatch(tag)), default=0)
 
     def _reconcile_images(self, objects: dict[str, Entry]) -> None:
         for image_id, extension in self._found(self.folder):
@@ -250,7 +257,7 @@ class ReviewStore:
         found: dict[str, Path] = {}
         files = (self.folder / "labels").glob(f"*/{_glob_quoted(image_id)}.*")
         for path in sorted(files, key=lambda file: file.stat().st_mtime):
-            if _is_of(path, image_id) and _TAG.fullmatch(path.parent.name):
+            if _is_of(path, image_id) and TAG.fullmatch(path.parent.name):
                 found[path.parent.name] = path
         for tag in [tag for tag, label in entry["labels"].items() if not self._is_described(image_id, tag, label)]:
             del entry["labels"][tag]
@@ -264,7 +271,7 @@ class ReviewStore:
                 entry["labels"][tag] = {"ext": split_name(path.name)[1], "info": info}
 
     def _is_described(self, image_id: str, tag: str, label: Entry) -> bool:
-        path = self.label_path(image_id, tag, label["ext"]) if _TAG.fullmatch(tag) else None
+        path = self.label_path(image_id, tag, label["ext"]) if TAG.fullmatch(tag) else None
         return path is not None and path.is_file() and label["info"].get("sha256") in (None, sha256_of(path))
 
     def _found(self, folder: Path) -> list[tuple[str, str]]:
@@ -277,11 +284,22 @@ class ReviewStore:
             self.file.replace(aside)
             logger.warning("%s was damaged; it is kept as %s and rebuilt from the files", self.file, aside.name)
 
-    def _write(self, model: dict[str, Any]) -> None:
+    def _write(self, model: dict[str, Any], before: Mapping[str, Any], who: str = "") -> None:
+        """Write the store's content with the events of its change, then enter these into the history.
+
+        The one rename of ``datastore_v2.json`` makes both the change and its events count: a process killed before it
+        has changed nothing, one killed after it leaves the events in the outbox, from where the next change or
+        ``recover`` takes them. Writing the history comes second and never raises, so that it cannot make a save fail
+        that has already happened.
+        """
+        outbox = unsent(self.folder, model.pop(OUTBOX, [])) + note_events(before, model, who)
+        if outbox:
+            model[OUTBOX] = outbox
         if self.file.is_file():
             with atomic_path(self.folder / BACKUP_FILE) as partial:
                 _link_or_copy(self.file, partial)
         write_json(self.file, model)
+        record(self.folder, outbox)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
