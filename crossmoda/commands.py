@@ -239,6 +239,19 @@ class Commands:
 
         return serve_command(run, port=port, host=host)
 
+    def audit(self, studies: str, csv: str = "", check: bool = False, rebuild: bool = False) -> int:
+        """Tell who saved, judged and deleted which label of a folder under review, newest last.
+
+        Args:
+            studies: MONAI Label's folder (RUN/review).
+            csv: a file to write all of it to.
+            check: compare labels, history and database instead; exit status 1 and a line for each thing that is wrong.
+            rebuild: make the database audit.sqlite anew from the other files.
+        """
+        from crossmoda.self_training.review_history import audit_command
+
+        return audit_command(studies, str(csv), check=check, rebuild=rebuild)
+
     def next_round(self, run: str, studies: str | None = None, scheduler: str | None = None) -> None:
         """Run one more round, which learns from the labels that clinicians have reviewed.
 

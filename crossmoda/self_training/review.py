@@ -26,6 +26,8 @@ from crossmoda.data.volumes import case_name, read_grid, read_volume, write_volu
 from crossmoda.errors import CrossmodaError
 from crossmoda.files import read_json, sha256_of
 from crossmoda.labels import model_labels
+from crossmoda.self_training.review_changes import started_from
+from crossmoda.self_training.review_events import OWN_FACTS
 from crossmoda.self_training.review_labels import (
     label_info_of,
     names_in_order,
@@ -287,8 +289,10 @@ def store_upload(
     values = stored_values(structures)
     used = max(len(structures), int(label.max()))
     names = [name for name, number in values.items() if number <= used]
-    kept = {key: value for key, value in info.items() if key not in ("archived_from", "archived", "recovered")}
+    own = (*OWN_FACTS, "archived_from", "archived", "recovered")
+    kept = {key: value for key, value in info.items() if key not in own}
     kept |= {"values": {name: values[name] for name in names}, "label_info": label_info_of(values, names)}
+    kept["started_from"] = started_from(store, image_id, objects[image_id], kept, label, affine, structures)
     accepted = store.folder / ".incoming" / f"{uuid.uuid4().hex}{LABEL_SUFFIX}"
     try:
         write_volume(accepted, label, affine, dtype=np.uint8)

@@ -146,8 +146,11 @@ class ReviewStore:
 
     def complete_history(self) -> None:
         """Enter into the history what a killed process or a full disk has left out."""
-        with self._locked():
-            record(self.folder, self.read().get(OUTBOX, []))
+        if unsent(self.folder, self.read().get(OUTBOX, [])):
+            with self._locked():
+                record(self.folder, self.read().get(OUTBOX, []))
+        else:
+            record(self.folder, [])  # the database may still be behind, which needs no lock
 
     def rebuild_history(self) -> None:
         """Make ``audit.sqlite`` anew from the files.

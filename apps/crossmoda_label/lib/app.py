@@ -19,6 +19,7 @@ from lib.answers import answering_client_errors
 from lib.configs.segmenter import SegmenterConfig
 from lib.datastore import ReviewDatastore
 from lib.guard import refuse_other_origins
+from lib.pages import serve_history
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +51,7 @@ class CrossmodaLabelApp(MONAILabelApp):
             version=__version__,
         )
         refuse_other_origins()
+        serve_history(studies)
         self._auto_update_scoring = False  # would start a process of its own at every next sample
 
     def init_datastore(self) -> Datastore:

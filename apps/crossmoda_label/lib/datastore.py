@@ -10,11 +10,13 @@ from typing import Any
 
 from fastapi import HTTPException
 from monailabel.datastore.local import LocalDatastore, LocalDatastoreModel
+from monailabel.endpoints.user.auth import DEFAULT_USER
 
 from crossmoda.data.naming import EXTENSIONS
 from crossmoda.data.volumes import read_volume
 from crossmoda.errors import CrossmodaError
 from crossmoda.self_training.review import has_verdict, store_prediction, store_upload
+from crossmoda.self_training.review_events import OWN_FACTS
 from crossmoda.self_training.review_store import ReviewStore, check_image_id, check_tag
 from lib.answers import answering_client_errors
 
@@ -123,10 +125,12 @@ class ReviewDatastore(LocalDatastore):
     def update_label_info(self, label_id: str, label_tag: str, info: dict[str, Any]) -> None:
         """Add to what is known of a label, e.g. a reviewer's verdict; what describes its voxels stays as it is."""
         self._require_label(label_id, label_tag)
-        protected = ("values", "label_info", "sha256", "name", "structures")
+        protected = ("values", "label_info", "sha256", "name", "structures", "user", "judged_by", *OWN_FACTS)
         with self._changing() as model:
             known = model["objects"][label_id]["labels"][label_tag]["info"]
             known.update({key: value for key, value in info.items() if key not in protected})
+            if info.get("user") and info["user"] != DEFAULT_USER.username:  # MONAI Label's name for everybody
+                known["judged_by"] = info["user"]  # ``user`` remains who saved the label
 
     @contextmanager
     def _changing(self) -> Iterator[dict[str, Any]]:
