@@ -36,7 +36,7 @@ from crossmoda.self_training.plan import PREDICTED, PlannedStep, PlansSteps, rou
 from crossmoda.self_training.progress import Progress
 from crossmoda.self_training.rounds import FromRound, RoundMethod, RoundMethods
 from crossmoda.self_training.steps import StepFolder
-from crossmoda.self_training.views import View, trained
+from crossmoda.self_training.views import WEIGHTS, View, files_read, trained, translated
 from crossmoda.self_training.work import BundleUse, Work, describe
 from crossmoda.versions import versions
 
@@ -270,12 +270,21 @@ class SelfTrainingLoop(Engine):
             "predictions": f"{name}/predictions",
             "uncertainty": f"{name}/uncertainty",
             "structures": list(self.work.structures),
-            "segmentation_bundle": plain(asdict(replace(segmenter, root=str(Path(segmenter.root).resolve())))),
+            "segmentation_bundle": _placed(segmenter),
+            "translators": self._translators(),
         }
         if number > 0 or self.work.target_view is None:
             write_if_changed(self.work.run / "current.json", current)
         if metrics is not None:
             write_if_changed(self.work.run / "metrics.json", metrics)
+
+    def _translators(self) -> dict[str, Any]:
+        """Return view -> the bundle and the weights that render a ceT1 scan; without round trips, which take two."""
+        return {
+            name: {"bundle": _placed(view), "weights": f"round_0/{files_read(name, view)[WEIGHTS]}"}
+            for name, view in translated(self.work.views).items()
+            if not view.reads
+        }
 
     def _is_past(self, number: int) -> bool:
         """Tell whether a later round of these settings is the run's current one already."""
@@ -427,6 +436,11 @@ def exclusive(run: Path) -> Iterator[None]:
                 f"{run}: another process works in this run; wait for it or choose another output_dir"
             ) from error
         yield
+
+
+def _placed(use: BundleUse) -> dict[str, Any]:
+    """Return the use of a bundle as JSON, from which another process, in another folder, can build it again."""
+    return dict(plain(asdict(replace(use, root=str(Path(use.root).resolve())))))
 
 
 def write_if_changed(path: Path, value: Any) -> None:

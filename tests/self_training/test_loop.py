@@ -89,6 +89,8 @@ def test_a_run_holds_models_labels_metrics_comparison_and_report(finished: Path,
     current = read_json(finished / "current.json")
     assert current["round"] == 1
     assert (finished / current["segmenter"]).is_file()
+    assert all((finished / view["weights"]).is_file() for view in current["translators"].values())
+    assert list(current["translators"]) == ["cyclegan"]
     assert (finished / "report.html").stat().st_size > 10_000
     sidecar = read_json(finished / "round_1" / "segmenter" / "model.json")
     assert sidecar["round"] == 1

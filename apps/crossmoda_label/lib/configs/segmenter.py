@@ -14,6 +14,7 @@ from monailabel.interfaces.tasks.train import TrainTask
 from crossmoda.self_training.review import read_current
 from crossmoda.self_training.review_order import case_measures
 from lib.infers.segmenter import Segmenter
+from lib.infers.translator import translators_of
 from lib.scoring.against_final import ModelAgainstFinal, PseudoLabelsAgainstFinal
 from lib.strategies.order import First, Highest, RandomOrder
 from lib.trainers.next_round import NextRound
@@ -39,8 +40,8 @@ class SegmenterConfig(TaskConfig):
         self.studies = studies
 
     def infer(self) -> dict[str, InferTask]:
-        """Return the run's current segmenter."""
-        return {"vs_cochlea_hrt2_segmentation": Segmenter(self.run)}
+        """Return the run's current segmenter, and its translators."""
+        return {"vs_cochlea_hrt2_segmentation": Segmenter(self.run), **translators_of(self.run)}
 
     def trainer(self) -> dict[str, TrainTask]:
         """Return the next round of the run."""

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
-from typing import Any
 
-import torch
-from monai.bundle import ConfigParser
-from monai.transforms import SaveImaged, SqueezeDimd
 from monailabel.interfaces.tasks.infer_v2 import InferType
-from monailabel.tasks.infer.bundle import BundleConstants, BundleInferTask
 
-from crossmoda.engines import load_weights
-from crossmoda.errors import CrossmodaError
 from crossmoda.labels import model_labels
 from crossmoda.self_training.review import read_current
 from crossmoda.self_training.work import BundleUse
+from lib.infers.run_bundle import RunBundle
 
 # What an overlay may change of how a scan becomes a label. The rest of it, such as maps of uncertainty that are written
 # to a folder, belongs to the loop. What it adds, such as settings of its own, does nothing unless these name it.
@@ -32,22 +25,8 @@ SERVED = (
 )
 
 
-class _Weights(BundleConstants):
-    """Let the bundle's network find the run's weights instead of ``models/model.pt``."""
-
-    def __init__(self, weights: Path) -> None:
-        self.weights = weights
-
-    def model_pytorch(self) -> str:
-        """Return the absolute path, which joined to the bundle's folder remains what it is."""
-        return str(self.weights)
-
-
-class Segmenter(BundleInferTask):
-    """Run the segmentation bundle's ``inference.yaml`` with the settings and the weights of the run's current round.
-
-    The mask comes back on the scan's own grid, in the format, number type and compression that the request asks for
-    (``result_extension``, ``result_dtype``, ``result_compress``); NIfTI uint8 by default.
+class Segmenter(RunBundle):
+    """Segment an hrT2 scan; the mask is NIfTI uint8 unless the request asks for another format.
 
     Args:
         run: the run folder.
@@ -59,53 +38,7 @@ class Segmenter(BundleInferTask):
 
     def __init__(self, run: Path) -> None:
         current = read_current(run)
-        self.use = BundleUse(**current["segmentation_bundle"])
-        self.use.require_known_keys("inference", f"{run / 'current.json'}")
-        self.weights = (run / current["segmenter"]).resolve()
-        if not self.weights.is_file():
-            raise CrossmodaError(f"{self.weights}: no weights there, but current.json names them; run the loop again")
-        super().__init__(
-            path=str(Path(self.use.root).resolve()),
-            conf={},
-            const=_Weights(self.weights),
-            type=InferType.SEGMENTATION,
-            post_filter=[SaveImaged],
-            extend_load_image=False,
-            add_post_restore=False,  # the bundle's own postprocessing brings the prediction back to the scan's grid
-            load_strict=True,
-        )
+        use = BundleUse(**current["segmentation_bundle"])
+        super().__init__(use, run / current["segmenter"], f"{run / 'current.json'}", InferType.SEGMENTATION, SERVED)
         self.labels = model_labels(current["structures"])
         self.description: str = f"Segmenter of round {current['round']} of {run.name}"
-        self._config.pop("model_filename", None)  # a run serves one model
-
-    def _load_bundle_config(self, path: str, config: str) -> ConfigParser:
-        """Return the bundle's configuration with the run's settings, and what its overlays say of the prediction."""
-        parser = super()._load_bundle_config(path, config)
-        merged = ConfigParser()
-        merged.read_config([str(file) for file in self.use.files("inference")])
-        served = {key: value for key, value in merged.get().items() if key in SERVED or key not in parser}
-        parser.update({**served, **self.use.overrides("inference"), "weights": str(self.weights)})
-        return parser
-
-    def run_pre_transforms(self, data: dict[str, Any], transforms: Any) -> dict[str, Any]:
-        """Run the bundle's preprocessing on the scan alone: MONAI takes the request's ``image_path`` for metadata."""
-        scan = super().run_pre_transforms({self.input_key: data[self.input_key]}, transforms)
-        return {**data, **scan}
-
-    def post_transforms(self, data: dict[str, Any] | None = None) -> list[Any]:
-        """Return the bundle's postprocessing without saving, and drop the mask's channel axis: (X, Y, Z) is left."""
-        return [*super().post_transforms(data), SqueezeDimd(keys=self.output_label_key, dim=0)]
-
-    def writer(self, data: dict[str, Any], extension: Any = None, dtype: Any = None) -> tuple[Any, Any]:
-        """Write the mask as the request asks."""
-        data["result_extension"] = data.get("result_extension") or ".nii.gz"
-        data["result_dtype"] = data.get("result_dtype") or "uint8"
-        return super().writer(data, extension, dtype)
-
-    def _get_network(self, device: str, data: dict[str, Any] | None) -> torch.nn.Module:
-        """Return the network on a device, loaded once for each state of the weights' file."""
-        stamp = self.weights.stat().st_mtime_ns if self.weights.is_file() else None
-        if device not in self._networks or self._networks[device][1] != stamp:
-            network = load_weights(copy.deepcopy(self.network), self.weights)
-            self._networks[device] = (network.to(device).eval(), stamp)
-        return self._networks[device][0]
