@@ -14,11 +14,13 @@ from monailabel.interfaces.datastore import Datastore
 from crossmoda import __version__
 from crossmoda.errors import CrossmodaError
 from crossmoda.self_training.review import publish, read_current
+from crossmoda.self_training.review_cases import ReviewCases
 from crossmoda.self_training.review_store import ReviewStore
 from lib.answers import answering_client_errors
 from lib.configs.segmenter import SegmenterConfig
 from lib.datastore import ReviewDatastore
 from lib.guard import refuse_other_origins
+from lib.triage import serve_triage
 from lib.pages import serve_history
 
 logger = logging.getLogger(__name__)
@@ -51,6 +53,7 @@ class CrossmodaLabelApp(MONAILabelApp):
             version=__version__,
         )
         refuse_other_origins()
+        serve_triage(ReviewCases(self.datastore().review_store(), lambda: self._current), self.follow_run)
         serve_history(studies)
         self._auto_update_scoring = False  # would start a process of its own at every next sample
 
