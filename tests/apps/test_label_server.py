@@ -5,6 +5,8 @@ The tests of this module are one session: they run in order, each going on from 
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import time
 from pathlib import Path
@@ -19,6 +21,7 @@ import requests
 from crossmoda.data.volumes import read_volume, same_grid
 from crossmoda.files import read_json
 from crossmoda.self_training.review import collect
+from crossmoda.self_training.review_history import history, problems
 
 from .conftest import AFFINES, STRUCTURES, Served, blocks, save_nifti, write_round
 
@@ -262,3 +265,39 @@ def test_the_server_listens_on_this_machine_alone_and_refuses_other_origins(serv
     answer = requests.get(f"{served.url}/info/", headers={"Origin": "http://elsewhere.example"}, timeout=60)
     assert "access-control-allow-origin" not in answer.headers
     assert served.url.startswith("http://127.0.0.1:")
+
+
+def test_the_second_of_two_annotators_is_told_of_the_first(served: Served, slicer: Any, tmp_path: Path) -> None:
+    bert = type(slicer)(served.url, tmpdir=str(tmp_path), client_id="user-bert")
+    submit(bert, tmp_path, "case.2", blocks(vs=1, cochlea=2), STRUCTURES)
+    labels = slicer.datastore()["objects"]["case.2_hrT2"]["labels"]
+    assert "user-anna saved final (now version_2)" in labels["final"]["info"]["conflict"][0]
+    assert np.array_equal(stored(served, "case.2", "final"), blocks(vs=1, cochlea=2))
+    assert not np.array_equal(stored(served, "case.2", "version_2"), blocks(vs=1, cochlea=2))
+
+
+def test_the_session_s_history_is_complete_and_agrees_with_the_files(served: Served) -> None:
+    events = history(served.studies)
+    told = [(event["event"], event["case"], event.get("who", "")) for event in events]
+    assert told[:3] == [("published", case, "") for case in AFFINES]
+    assert ("handed out", "case.2", "user-anna") in told
+    assert ("judged", "case.2", "Dr. Berg") in told
+    assert ("label deleted", "case.1", "") in told
+    assert ("refreshed", "case.1", "") in told  # by the prediction that was saved
+    first = next(event for event in events if event["event"] == "saved")
+    assert (first["who"], first["case"], first["start_tag"], first["round"]) == ("user-anna", "case.2", "original", 0)
+    assert 0 <= first["seconds"] < 600
+    assert problems(served.studies) == []
+    assert "Dr. Berg" not in served.log.read_text()
+
+
+def test_the_history_is_a_page_and_a_csv_file(served: Served) -> None:
+    page = requests.get(f"{served.url}/crossmoda/history", timeout=60)
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    for text in ("user-anna", "user-bert", "Dr. Berg", "handed out", "conflict"):
+        assert text in page.text
+    table = requests.get(f"{served.url}/crossmoda/history.csv", timeout=60)
+    rows = list(csv.DictReader(io.StringIO(table.content.decode())))
+    assert len(rows) == len(history(served.studies))
+    assert {row["who"] for row in rows if row["event"] == "saved"} >= {"user-anna", "user-bert"}
