@@ -46,26 +46,28 @@ def label_and_trust(target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | 
 
 
 class SoftDice(nn.Module):
-    """The mean soft Dice loss of the structures, without the background, of voxels that are trusted more or less.
+    """The mean soft Dice loss of the structures, and of the background if asked for, of voxels trusted more or less.
 
     MONAI's ``DiceLoss``, and where voxels have weights, the same with every sum weighted by them (MONAI's masks
     multiply prediction and label alike, which squares a weight in their intersection).
 
     Args:
-        batch: sum over the cases of a batch before dividing (card C), instead of a Dice for each.
+        batch: sum over the cases of a batch before dividing (cards A, C), instead of a Dice for each.
+        include_background: count it as a structure (card A).
     """
 
-    def __init__(self, batch: bool = False) -> None:
+    def __init__(self, batch: bool = False, include_background: bool = False) -> None:
         super().__init__()
-        self.dice = DiceLoss(include_background=False, to_onehot_y=True, softmax=True, batch=batch)
+        self.dice = DiceLoss(include_background=include_background, to_onehot_y=True, softmax=True, batch=batch)
 
     def forward(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Return the loss, a scalar, of logits (B, C, X, Y, Z) and a target (B, 1 or 2, X, Y, Z)."""
         label, trust = label_and_trust(target)
         if trust is None:
             return self.dice(prediction, label)
-        found = prediction.softmax(dim=1)[:, 1:]
-        drawn = one_hot(label, num_classes=prediction.shape[1])[:, 1:]
+        first = 0 if self.dice.include_background else 1
+        found = prediction.softmax(dim=1)[:, first:]
+        drawn = one_hot(label, num_classes=prediction.shape[1])[:, first:]
         axes = [0, 2, 3, 4] if self.dice.batch else [2, 3, 4]
         both = (trust * found * drawn).sum(dim=axes)
         either = (trust * found).sum(dim=axes) + (trust * drawn).sum(dim=axes)
@@ -83,7 +85,9 @@ class DiceAndWeightedCrossEntropy(nn.Module):
         class_weights: of background and each structure in the cross-entropy, at least 0.
         cross_entropy_weight: of the cross-entropy beside the Dice loss's 1 (20 in card C, 1 in nnU-Net); 0 is the Dice
             loss alone (card A).
-        batch: a Dice of the whole batch instead of one for each case (card C).
+        batch: a Dice of the whole batch instead of one for each case (cards A, C).
+        include_background: in the Dice loss (card A). Where that is the only term, nothing else charges a network that
+            calls everything a rare structure: the structure's own Dice has next to no slope there.
         per_voxel: divide the cross-entropy by the number of voxels (card C), instead of by the sum of their classes'
             weights; rare classes then weigh more wherever they are, not only beside others.
     """
@@ -94,9 +98,10 @@ class DiceAndWeightedCrossEntropy(nn.Module):
         cross_entropy_weight: float = 1.0,
         batch: bool = False,
         per_voxel: bool = False,
+        include_background: bool = False,
     ) -> None:
         super().__init__()
-        self.dice = SoftDice(batch)
+        self.dice = SoftDice(batch, include_background)
         self.cross_entropy = nn.CrossEntropyLoss(weight=torch.tensor(class_weights, dtype=torch.float32))
         self.cross_entropy_weight = cross_entropy_weight
         self.per_voxel = per_voxel

@@ -141,7 +141,7 @@ def test_parts_that_the_labels_do_not_have_are_refused(configs: Path, plain_data
 # --- Overlays ---
 
 
-@pytest.mark.parametrize("overlay", [*AUGMENTATIONS, "variant_loss_chen", "variant_partial_labels"])
+@pytest.mark.parametrize("overlay", [*AUGMENTATIONS, "variant_loss_chen", "variant_loss_wu", "variant_partial_labels"])
 def test_an_overlay_s_keys_exist_in_train_or_are_marked_new(configs: Path, overlay: str) -> None:
     lines = (configs / f"{overlay}.yaml").read_text().splitlines()
     assert lines[0].startswith("# Use after train.yaml")
@@ -195,6 +195,16 @@ def test_card_c_s_loss_and_augmentation_train_the_parts_of_the_tumour(configs: P
     made = workflow(configs, write_dataset(tmp_path, "2023"), tmp_path / "out", *overlays, **settings)
     inner = made.parser.get_parsed_content("loss").loss.loss.loss
     assert inner.cross_entropy.weight.tolist() == [1, 5, 15, 5]
+    made.run()
+    assert np.isfinite(json.loads((tmp_path / "out" / "history.json").read_text())["series"]["loss"]).all()
+
+
+def test_card_a_s_loss_counts_the_background(configs: Path, plain_dataset: Path, tmp_path: Path) -> None:
+    made = workflow(configs, plain_dataset, tmp_path / "out", "variant_loss_wu")
+    loss = made.parser.get_parsed_content("loss")
+    assert loss.batch_wise
+    assert loss.loss.loss.dice.dice.include_background
+    assert loss.loss.loss.cross_entropy_weight == 0
     made.run()
     assert np.isfinite(json.loads((tmp_path / "out" / "history.json").read_text())["series"]["loss"]).all()
 

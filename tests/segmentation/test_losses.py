@@ -158,7 +158,30 @@ def random_volume(voxels=6, classes=3, cases=1):
     return torch.randn(cases, classes, 1, 1, voxels), label
 
 
-@pytest.mark.parametrize("settings", [{}, {"batch": True}, {"cross_entropy_weight": 0.0}])
+def test_dice_of_all_classes_by_hand():
+    # Three classes, probability 1/3 everywhere, in two cases that count as one volume: six voxels of background, two of
+    # the first structure, none of the second. Dice 2 * 2 / (6 + 8/3), 2 * (2/3) / (2 + 8/3) and 0.
+    label = torch.tensor([[0, 0, 0, 1], [1, 0, 0, 0]], dtype=torch.uint8).reshape(2, 1, 1, 1, 4)
+    loss = DiceAndWeightedCrossEntropy([1.0, 1.0, 1.0], 0.0, batch=True, include_background=True)
+    expected = 1 - (4 / (26 / 3) + (4 / 3) / (14 / 3) + 0) / 3
+    assert loss(torch.zeros(2, 3, 1, 1, 4), label).item() == pytest.approx(expected, abs=1e-4)
+    assert loss(torch.zeros(2, 3, 1, 1, 4), with_trust(label, [255] * 8)).item() == pytest.approx(expected, abs=1e-4)
+
+
+def test_the_background_s_dice_leads_away_from_calling_everything_a_rare_structure():
+    label = torch.zeros(1, 1, 1, 1, 1000, dtype=torch.uint8)
+    label[..., 0] = 2
+    slopes = {}
+    for include_background in (False, True):
+        logits = torch.zeros(1, 3, 1, 1, 1000)
+        logits[:, 2] = 4  # 96 % of the second structure everywhere
+        logits.requires_grad_()
+        DiceAndWeightedCrossEntropy([1.0] * 3, 0.0, include_background=include_background)(logits, label).backward()
+        slopes[include_background] = float(logits.grad[0, 0, ..., 1:].sum())
+    assert slopes[True] < 20 * slopes[False] < 0
+
+
+@pytest.mark.parametrize("settings", [{}, {"batch": True}, {"cross_entropy_weight": 0.0}, {"include_background": True}])
 def test_a_voxel_that_is_not_trusted_might_as_well_not_be_there(settings):
     logits, label = random_volume(6)
     loss = DiceAndWeightedCrossEntropy([1.0, 3.0, 9.0], **settings)
