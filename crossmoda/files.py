@@ -158,7 +158,12 @@ def write_text(path: str | Path, text: str) -> None:
 
 def write_json(path: str | Path, value: Any) -> None:
     """Write a JSON file, whole or not at all; numbers of numpy become plain ones."""
-    write_text(path, json.dumps(value, indent=2, default=_plain) + "\n")
+    write_text(path, json_text(value) + "\n")
+
+
+def json_text(value: Any, indent: int | None = 2) -> str:
+    """Return a value as JSON; numbers of numpy become plain ones. Without an indent it is one line, and quick."""
+    return json.dumps(value, indent=indent, default=_plain)
 
 
 def _plain(value: Any) -> Any:

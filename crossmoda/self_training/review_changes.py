@@ -78,12 +78,20 @@ def changes(before: np.ndarray, after: np.ndarray, voxel_ml: float, structures: 
 def _file_of(
     store: ReviewStore, image_id: str, entry: Mapping[str, Any], digest: str | None
 ) -> tuple[Path, Mapping[str, int]] | None:
-    """Return the file with these bytes, under whatever tag it is kept by now, and its values by structure."""
+    """Return the file with these bytes, wherever it is kept by now, and its values by structure."""
+    if not digest:
+        return None
     for tag, label in entry["labels"].items():
-        info, path = label["info"], store.label_path(image_id, tag, label["ext"])
-        if digest and info.get("sha256") == digest and info.get("values") and path.is_file():
-            return (path, info["values"]) if sha256_of(path) == digest else None
-    return None
+        if label["info"].get("sha256") == digest:
+            path, info = store.label_path(image_id, tag, label["ext"]), label["info"]
+            break
+    else:  # replaced or deleted since the annotator began
+        aside = store.label_set_aside(image_id, digest)
+        if aside is None:
+            return None
+        path, info = aside
+    known = bool(info.get("values")) and path.is_file() and sha256_of(path) == digest
+    return (path, info["values"]) if known else None
 
 
 def _whole_numbers(path: Path, shape: tuple[int, ...]) -> np.ndarray:

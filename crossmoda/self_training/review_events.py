@@ -75,6 +75,11 @@ def starting_label(entry: Mapping[str, Any], info: Mapping[str, Any]) -> dict[st
     return _current(entry)
 
 
+def is_begun(entry: Mapping[str, Any], info: Mapping[str, Any]) -> bool:
+    """Tell whether an annotator was handed a label, given its info, and may be at work on it."""
+    return any(record.get("sha256") == info.get("sha256") for record in (entry.get("work") or {}).values())
+
+
 def label_event(image_id: str, entry: Mapping[str, Any], tag: str) -> Event:
     """Return the event by which a label came to be, from the label's info alone."""
     info = entry["labels"][tag]["info"]

@@ -10,9 +10,9 @@ overwritten: the former one becomes the next ``version_N``. Deleted labels are m
 
 from __future__ import annotations
 
-import copy
 import logging
 import os
+import pickle
 import re
 import shutil
 import time
@@ -26,9 +26,9 @@ from filelock import FileLock, Timeout
 
 from crossmoda.data.naming import EXTENSIONS, extension_of, stem_of
 from crossmoda.errors import CrossmodaError
-from crossmoda.files import atomic_path, read_json, sha256_of, write_json
+from crossmoda.files import atomic_path, json_text, read_json, remove_leavings, sha256_of, write_json, write_text
 from crossmoda.self_training.review_audit import OUTBOX, rebuild, record, unsent
-from crossmoda.self_training.review_events import has_unrecorded, note_events
+from crossmoda.self_training.review_events import has_unrecorded, is_begun, note_events
 from crossmoda.self_training.review_tags import FINAL, ORIGINAL, TAG, check_tag, version_number
 
 logger = logging.getLogger(__name__)
@@ -117,7 +117,7 @@ class ReviewStore:
         """
         with self._locked():
             model = self.read()
-            before = copy.deepcopy(model)
+            before = _copy_of(model)
             yield model
             if model != before:
                 self._write(model, before, who)
@@ -130,11 +130,12 @@ class ReviewStore:
         under another name and replaced by the state before the last change, or by what the folder shows.
         """
         with self._locked():
+            remove_leavings(self.folder / "labels")  # nobody else writes there now
             model = _load(self.file)
             if model is None:
                 self._set_aside_damaged()
-                model = _load(self.folder / BACKUP_FILE) or copy.deepcopy(_EMPTY)
-            before = copy.deepcopy(model)
+                model = _load(self.folder / BACKUP_FILE) or _copy_of(_EMPTY)
+            before = _copy_of(model)
             self._reconcile_images(model["objects"])
             for image_id, entry in model["objects"].items():
                 self._reconcile_labels(image_id, entry)
@@ -193,10 +194,12 @@ class ReviewStore:
         entry = model["objects"][image_id]
         if tag != ORIGINAL and tag in entry["labels"]:
             self._keep_as_version(image_id, entry, tag)
+        former = entry["labels"].get(tag)
+        if tag == ORIGINAL and former and is_begun(entry, former["info"]):
+            self._set_aside(image_id, tag, former)
         target = self.label_path(image_id, tag)
         with atomic_path(target) as partial:
             shutil.copyfile(file, partial)
-        former = entry["labels"].get(tag)
         if former and former["ext"] != LABEL_EXTENSION:
             self.label_path(image_id, tag, former["ext"]).unlink(missing_ok=True)
         stamp = {"ts": int(time.time()), "saved": now_text(), "sha256": sha256_of(target)}
@@ -213,9 +216,17 @@ class ReviewStore:
         label = model["objects"].get(image_id, {}).get("labels", {}).pop(check_tag(tag), None)
         if label is None:
             raise CrossmodaError(f"label '{image_id}' with tag '{tag}': not in the store")
-        stem = self.folder / ".deleted" / f"{image_id}.{tag}.{time.time_ns()}"
-        write_json(stem.with_name(f"{stem.name}.json"), label["info"])
-        self.label_path(image_id, tag, label["ext"]).replace(stem.with_name(stem.name + label["ext"]))
+        self._set_aside(image_id, tag, label)
+        self.label_path(image_id, tag, label["ext"]).unlink()
+
+    def label_set_aside(self, image_id: str, digest: str) -> tuple[Path, dict[str, Any]] | None:
+        """Return file and info of a label in ``.deleted``, found by the sha256 of its bytes; None where none is."""
+        for file in (self.folder / ".deleted").glob(f"{_glob_quoted(image_id)}.*.json"):
+            info = read_json(file)
+            path = file.with_name(file.name.removesuffix(".json") + split_name(str(info.get("name", "")))[1])
+            if info.get("sha256") == digest and path.is_file():
+                return path, info
+        return None
 
     def remove_image(self, model: dict[str, Any], image_id: str) -> None:
         """Take a scan and its labels out of the store; all are moved to ``.deleted``.
@@ -232,6 +243,12 @@ class ReviewStore:
         deleted.mkdir(exist_ok=True)
         if path.is_file():
             path.replace(deleted / f"{image_id}.{time.time_ns()}{entry['image']['ext']}")
+
+    def _set_aside(self, image_id: str, tag: str, label: Entry) -> None:
+        stem = self.folder / ".deleted" / f"{image_id}.{tag}.{time.time_ns()}"
+        write_json(stem.with_name(f"{stem.name}.json"), label["info"])
+        with atomic_path(stem.with_name(stem.name + label["ext"])) as partial:
+            shutil.copyfile(self.label_path(image_id, tag, label["ext"]), partial)
 
     def _keep_as_version(self, image_id: str, entry: Entry, tag: str) -> None:
         former = entry["labels"][tag]
@@ -301,7 +318,7 @@ class ReviewStore:
         if self.file.is_file():
             with atomic_path(self.folder / BACKUP_FILE) as partial:
                 _link_or_copy(self.file, partial)
-        write_json(self.file, model)
+        write_text(self.file, _text_of(model))
         record(self.folder, outbox)
 
     @contextmanager
@@ -329,6 +346,20 @@ def _load(file: Path) -> dict[str, Any] | None:
     for entry in model["objects"].values():
         entry.setdefault("labels", {})
     return {**_EMPTY, **model}
+
+
+def _copy_of(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a deep copy, by pickle: with a thousand cases a tenth of the time that ``copy.deepcopy`` takes."""
+    copied: dict[str, Any] = pickle.loads(pickle.dumps(dict(model)))
+    return copied
+
+
+def _text_of(model: Mapping[str, Any]) -> str:
+    """Return a store's content as JSON with a line for each object, which every change writes anew."""
+    head = [f"{json_text(key)}: {json_text(value, None)}" for key, value in model.items() if key != "objects"]
+    objects = [f"  {json_text(key)}: {json_text(value, None)}" for key, value in model["objects"].items()]
+    listed = "{\n" + ",\n".join(objects) + "\n}" if objects else "{}"
+    return "{\n" + ",\n".join([*head, f'"objects": {listed}']) + "\n}\n"
 
 
 def _is_of(path: Path, image_id: str) -> bool:

@@ -67,6 +67,20 @@ def test_a_save_tells_who_from_which_model_how_long_and_how_much_changed(studies
     assert "replaced" not in saved
 
 
+def test_a_pseudo_label_refreshed_during_the_work_is_still_what_the_save_is_compared_with(
+    run: Path, studies: Path, upload: Upload
+) -> None:
+    begun = info_of(studies, "original")["sha256"]
+    hand_out(studies, "anna")
+    write_round(run, 1, label_map(vs=1))
+    publish(run, studies)
+    upload(label_map(vs=6))
+    (saved,) = events(studies, "saved")
+    assert (saved["start_sha256"], saved["round"]) == (begun, 0)
+    assert saved["dice"]["vs"] == pytest.approx(12 / 14, abs=1e-4)
+    assert len(list((studies / ".deleted").glob("*.nii.gz"))) == 1  # nobody had begun the other case
+
+
 def test_the_second_of_two_annotators_is_told_of_the_first(studies: Path, upload: Upload) -> None:
     hand_out(studies, "anna")
     hand_out(studies, "bert")
