@@ -57,10 +57,10 @@ class Browser:
         return str(self.evaluate(f"document.querySelector({selector!r}).innerText"))
 
     def wait_for(self, condition: str, seconds: float = 20) -> None:
-        """Wait until an expression is true."""
+        """Wait until an expression is true; what it looks for need not be there yet."""
         until = time.monotonic() + seconds
         while time.monotonic() < until:
-            if self.evaluate(f"Boolean({condition})"):
+            if self.evaluate(f"(() => {{ try {{ return Boolean({condition}); }} catch {{ return false; }} }})()"):
                 return
             time.sleep(0.05)
         pytest.fail(f"{condition} does not become true; the page says:\n{self.text('body')}\n{self.problems}")
