@@ -239,6 +239,21 @@ class Commands:
 
         return serve_command(run, port=port, host=host)
 
+    def add_user(self, studies_or_file: str, name: str, role: str) -> None:
+        """Let a person use the review server, which asks everybody for a password from then on.
+
+        The password is asked for, or read from the first line of stdin. The same command changes a password or a role.
+
+        Args:
+            studies_or_file: MONAI Label's folder (RUN/review), or a file, given to the server as --conf users FILE.
+            name: as the labels will record it.
+            role: annotator (sees scans, asks for predictions, saves labels), reviewer (verdicts and deletion too) or
+                engineer (training, batches and logs too).
+        """
+        from crossmoda.self_training.review_access import add_user_command
+
+        add_user_command(studies_or_file, str(name), role)
+
     def audit(self, studies: str, csv: str = "", check: bool = False, rebuild: bool = False) -> int:
         """Tell who saved, judged and deleted which label of a folder under review, newest last.
 

@@ -26,6 +26,7 @@ from crossmoda.data.volumes import case_name, read_grid, read_volume, write_volu
 from crossmoda.errors import CrossmodaError
 from crossmoda.files import read_json, sha256_of
 from crossmoda.labels import model_labels
+from crossmoda.self_training.review_access import require_safe_host
 from crossmoda.self_training.review_changes import started_from
 from crossmoda.self_training.review_events import OWN_FACTS
 from crossmoda.self_training.review_labels import (
@@ -339,16 +340,18 @@ def serve_command(run: str | Path, port: int = 8000, host: str = "127.0.0.1", st
     Args:
         run: the run folder.
         port: to listen at.
-        host: address to bind to; others than this machine's own reach the server only if it is changed.
+        host: address to bind to; another than this machine's own needs people with passwords (``add_user``).
         studies: the folder to serve, by default ``run/review``.
 
     Raises:
-        CrossmodaError: MONAI Label is not installed, the port is taken, or the run has no finished round.
+        CrossmodaError: MONAI Label is not installed, the port is taken, the run has no finished round, or the host is
+            another than this machine and nobody would be asked for a password.
     """
     if find_spec("monailabel") is None:
         raise CrossmodaError("monailabel: not installed; install the project with its 'label' extra (make demo does)")
     run = Path(run).resolve()
     folder = Path(studies).resolve() if studies else run / "review"
+    require_safe_host(host, folder)
     _require_free(host, port)
     cases = publish(run, folder)
     print(f"{cases} cases of {run} are ready for review in {folder}.")

@@ -68,6 +68,15 @@ def save_nifti(path: Path, array: np.ndarray, affine: np.ndarray) -> Path:
     return path
 
 
+def write_run(run: Path, repository: Path) -> Path:
+    """Write a run folder with its scans and a finished round, and return it."""
+    rng = np.random.default_rng(3)
+    for case, affine in AFFINES.items():
+        save_nifti(run / "scans" / f"{case}_hrT2.nii.gz", rng.gamma(2, 50, SHAPE).astype(np.float32), affine)
+    write_round(run, 0, repository)
+    return run
+
+
 def write_round(run: Path, number: int, repository: Path) -> None:
     """Write a round of a run, weights drawn from its number as seed, and make it the current one."""
     bundle = {"root": str(repository / SEGMENTER), "inference": SETTINGS}
@@ -110,24 +119,30 @@ class Served:
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Iterator[Served]:
+def server_settings() -> dict[str, str]:
+    """What the server is given as ``--conf``; a module may give its own."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def served(
+    tmp_path_factory: pytest.TempPathFactory, repository: Path, server_settings: dict[str, str]
+) -> Iterator[Served]:
     """A live server on a small run."""
     folder = tmp_path_factory.mktemp("served")
-    run, rng = folder / "run", np.random.default_rng(3)
-    for case, affine in AFFINES.items():
-        save_nifti(run / "scans" / f"{case}_hrT2.nii.gz", rng.gamma(2, 50, SHAPE).astype(np.float32), affine)
-    write_round(run, 0, repository)
-    with serve(run, folder, repository) as server:
+    run = write_run(folder / "run", repository)
+    with serve(run, folder, repository, server_settings) as server:
         yield server
 
 
 @contextmanager
-def serve(run: Path, folder: Path, repository: Path) -> Iterator[Served]:
+def serve(run: Path, folder: Path, repository: Path, settings: dict[str, str] | None = None) -> Iterator[Served]:
     """Start MONAI Label on a run, as ``make serve`` does, on a free port of this machine alone; end it at last."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     arguments = server_arguments(run, run / "review", port, "127.0.0.1")
+    arguments += [word for name, value in (settings or {}).items() for word in ("--conf", name, value)]
     environment = {**server_environment(), "MONAI_LABEL_SESSION_PATH": str(folder / "sessions")}
     log, started = folder / "server.log", time.monotonic()
     with log.open("w") as stream:

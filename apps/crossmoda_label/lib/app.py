@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,17 @@ from monailabel.interfaces.datastore import Datastore
 from crossmoda import __version__
 from crossmoda.errors import CrossmodaError
 from crossmoda.self_training.review import publish, read_current
+from crossmoda.self_training.review_access import USERS_FILE
 from crossmoda.self_training.review_cases import ReviewCases
+from crossmoda.self_training.review_scans import quarantine, scan_fault
 from crossmoda.self_training.review_store import ReviewStore
 from lib.answers import answering_client_errors
 from lib.configs.segmenter import SegmenterConfig
 from lib.datastore import ReviewDatastore
-from lib.guard import refuse_other_origins
-from lib.triage import serve_triage
+from lib.guard import stand_in_front, upload_limit_mb
 from lib.pages import serve_history
+from lib.triage import serve_triage
+from lib.uploads import keep_uploads_private
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +46,9 @@ class CrossmodaLabelApp(MONAILabelApp):
                 "--conf run: not given; start the server with '--conf run RUN_FOLDER' (make serve does)"
             )
         self.run_folder = Path(conf["run"]).resolve()
+        users = Path(conf.get("users") or Path(studies) / USERS_FILE)
+        max_upload_mb = upload_limit_mb(conf)
+        self._following = threading.Lock()
         self._current = read_current(self.run_folder)
         self._config = SegmenterConfig(self.run_folder, Path(studies))
         super().__init__(
@@ -52,7 +59,8 @@ class CrossmodaLabelApp(MONAILabelApp):
             description="Vestibular schwannoma and cochlea on hrT2: review of pseudo-labels",
             version=__version__,
         )
-        refuse_other_origins()
+        stand_in_front(users, max_upload_mb)
+        keep_uploads_private(Path(studies))
         serve_triage(ReviewCases(self.datastore().review_store(), lambda: self._current), self.follow_run)
         serve_history(studies)
         self._auto_update_scoring = False  # would start a process of its own at every next sample
@@ -80,12 +88,22 @@ class CrossmodaLabelApp(MONAILabelApp):
 
     def follow_run(self) -> None:
         """Take over a new round of the run: its model and its pseudo-labels."""
-        current = read_current(self.run_folder)
-        if current == self._current:
-            return
-        logger.info("round %s of %s is served from now on", current["round"], self.run_folder)
-        publish(self.run_folder, self.studies)
-        self._current, self._infers = current, self._config.infer()
+        with self._following:
+            current = read_current(self.run_folder)
+            if current == self._current:
+                return
+            logger.info("round %s of %s is served from now on", current["round"], self.run_folder)
+            publish(self.run_folder, self.studies)
+            self._current, self._infers = current, self._config.infer()
+
+    def on_init_complete(self) -> None:
+        """Look for scans that cannot be used, beside the first requests, since a thousand take a while."""
+        super().on_init_complete()
+        threading.Thread(target=self._check_scans, name="scans", daemon=True).start()
+
+    def _check_scans(self) -> None:
+        for image_id, fault in quarantine(self.datastore().review_store()).items():
+            logger.warning("%s is not handed out: %s", image_id, fault)
 
     def info(self) -> dict[str, Any]:
         """Return what 3D Slicer shows about the app."""
@@ -94,12 +112,15 @@ class CrossmodaLabelApp(MONAILabelApp):
         return super().info()
 
     def next_sample(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Return the next case to review."""
+        """Return the next case to review; a scan that cannot be used is passed over."""
         strategy = request.get("strategy") or next(iter(self._strategies))
         if strategy not in self._strategies:
             raise HTTPException(404, f"strategy '{strategy}': unknown; use one of {', '.join(self._strategies)}")
         with answering_client_errors():
-            return super().next_sample({**request, "strategy": strategy})
+            result = super().next_sample({**request, "strategy": strategy})
+            while result and self.datastore().quarantine(result["id"]):
+                result = super().next_sample({**request, "strategy": strategy})
+        return result
 
     def infer(self, request: dict[str, Any], datastore: Any = None) -> dict[str, Any]:
         """Segment a scan of the store, or of a session that the client opened.
@@ -113,6 +134,8 @@ class CrossmodaLabelApp(MONAILabelApp):
             raise HTTPException(404, f"model '{request.get('model')}': unknown; use one of {', '.join(self._infers)}")
         if request.get("image") not in store.list_images() and not self._is_of_session(request.get("image")):
             raise HTTPException(404, f"image '{str(request.get('image'))[:60]}': not in the store")
+        self._require_readable(request["image"], store)
+        request = {**request, "logging": "WARNING"}  # otherwise MONAI Label logs the whole request
         save = bool(request.get("save_label"))
         if save:
             request = {**request, "result_extension": ".nii.gz", "result_dtype": "uint8"}
@@ -135,6 +158,12 @@ class CrossmodaLabelApp(MONAILabelApp):
             raise HTTPException(
                 404, f"model '{model}': unknown; use one of {', '.join([*self._trainers, *self._infers])}"
             )
+
+    def _require_readable(self, image: str, store: Any) -> None:
+        in_store = image in store.list_images()
+        fault = store.quarantine(image) if in_store else scan_fault(Path(image))
+        if fault:
+            raise HTTPException(422, f"{image if in_store else Path(image).name}: {fault}")
 
     def _is_of_session(self, image: Any) -> bool:
         if not isinstance(image, str) or self.sessions() is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +18,10 @@ from crossmoda.data.volumes import read_volume
 from crossmoda.errors import CrossmodaError
 from crossmoda.self_training.review import has_verdict, store_prediction, store_upload
 from crossmoda.self_training.review_events import OWN_FACTS
+from crossmoda.self_training.review_info import require_image_info, require_label_info
+from crossmoda.self_training.review_scans import QUARANTINED, enter_fault, scan_fault
 from crossmoda.self_training.review_store import ReviewStore, check_image_id, check_tag
+from lib.access import requesting_user
 from lib.answers import answering_client_errors
 
 logger = logging.getLogger(__name__)
@@ -59,8 +63,22 @@ class ReviewDatastore(LocalDatastore):
         return {
             image_id: entry["image"]["info"]
             for image_id, entry in sorted(objects.items())
-            if not has_verdict(entry) and self._store.image_path(image_id, entry).is_file()
+            if not has_verdict(entry)
+            and not entry["image"]["info"].get(QUARANTINED)
+            and self._store.image_path(image_id, entry).is_file()
         }
+
+    def quarantine(self, image_id: str) -> str | None:
+        """Return why a scan cannot be used, or None; the scan's info says it too from then on."""
+        entry = self._store.read()["objects"].get(image_id)
+        if entry is None:
+            return None
+        fault = scan_fault(self._store.image_path(image_id, entry))
+        if fault != entry["image"]["info"].get(QUARANTINED):
+            with self._changing() as model:
+                if image_id in model["objects"]:
+                    enter_fault(model["objects"][image_id], fault)
+        return fault
 
     def review_store(self) -> ReviewStore:
         """Return the folder beneath."""
@@ -83,7 +101,11 @@ class ReviewDatastore(LocalDatastore):
     def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
         """Enter a scan that a client uploaded, if it can be read and has a name of its own."""
         with answering_client_errors():
+            require_image_info({key: value for key, value in image_info.items() if key != "user"})
             read_volume(image_filename)
+        fault = scan_fault(Path(image_filename))
+        if fault:
+            raise HTTPException(400, f"image '{image_id[:60]}': {fault}")
         with self._changing() as model:
             if image_id in model["objects"]:
                 raise CrossmodaError(f"image '{check_image_id(image_id)}': already in the store; choose another name")
@@ -93,13 +115,15 @@ class ReviewDatastore(LocalDatastore):
     def remove_image(self, image_id: str) -> None:
         """Take a scan and its labels out of the store; the files are kept aside."""
         self._require_image(image_id)
-        with self._changing() as model:
+        with self._changing(_user_name()) as model:
             self._store.remove_image(model, image_id)
 
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
         """Check a label that a person saved, store it by the names of its segments, and keep the one before."""
         self._require_image(image_id)
         with answering_client_errors():
+            require_label_info(label_info or {})
+            label_info = _said_by_user(label_info or {})
             structures = self._current()["structures"]
             store_upload(self._store, image_id, str(label_tag), Path(label_filename), label_info or {}, structures)
         return image_id
@@ -113,18 +137,24 @@ class ReviewDatastore(LocalDatastore):
     def remove_label(self, label_id: str, label_tag: str) -> None:
         """Take a label out of the store; the file is kept aside."""
         self._require_label(label_id, label_tag)
-        with self._changing() as model:
+        with self._changing(_user_name()) as model:
             self._store.remove_label(model, label_id, label_tag)
 
     def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
         """Add to what is known of a scan."""
         self._require_image(image_id)
         with self._changing() as model:
-            model["objects"][image_id]["image"]["info"].update(info)
+            known = model["objects"][image_id]["image"]["info"]
+            if "strategy" in info and _user_name():
+                info = {**info, "strategy": _given_to(_user_name(), info["strategy"], known.get("strategy") or {})}
+            known.update(info)
 
     def update_label_info(self, label_id: str, label_tag: str, info: dict[str, Any]) -> None:
         """Add to what is known of a label, e.g. a reviewer's verdict; what describes its voxels stays as it is."""
         self._require_label(label_id, label_tag)
+        with answering_client_errors():
+            require_label_info(info)
+        info = _said_by_user(info)
         protected = ("values", "label_info", "sha256", "name", "structures", "user", "judged_by", *OWN_FACTS)
         with self._changing() as model:
             known = model["objects"][label_id]["labels"][label_tag]["info"]
@@ -132,9 +162,16 @@ class ReviewDatastore(LocalDatastore):
             if info.get("user") and info["user"] != DEFAULT_USER.username:  # MONAI Label's name for everybody
                 known["judged_by"] = info["user"]  # ``user`` remains who saved the label
 
+    def get_dataset_archive(self, limit_cases: int | None) -> str:
+        """Write the scans with final labels into one ZIP file, which takes the place of the one before."""
+        if not self.datalist():
+            raise HTTPException(404, "no final label yet; there is nothing to put into the archive")
+        archive = Path(super().get_dataset_archive(limit_cases))
+        return str(shutil.move(archive, archive.with_name("dataset.zip")))
+
     @contextmanager
-    def _changing(self) -> Iterator[dict[str, Any]]:
-        with answering_client_errors(), self._store.edit() as model:
+    def _changing(self, who: str = "") -> Iterator[dict[str, Any]]:
+        with answering_client_errors(), self._store.edit(who) as model:
             yield model
 
     def _require_image(self, image_id: str) -> None:
@@ -147,3 +184,23 @@ class ReviewDatastore(LocalDatastore):
             check_tag(label_tag)
         if label_tag not in self._datastore.objects[label_id].labels:
             raise HTTPException(404, f"label '{label_id}' with tag '{label_tag}': not in the store")
+
+
+def _user_name() -> str:
+    user = requesting_user()
+    return user.name if user is not None else ""
+
+
+def _given_to(user: str, strategies: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    """Return who was handed the case last by each strategy, with the user; MONAI Label notes the client alone."""
+    return {name: last if last == known.get(name) else {**last, "user": user} for name, last in strategies.items()}
+
+
+def _said_by_user(info: dict[str, Any]) -> dict[str, Any]:
+    """Return what a client says of a label with the name of who has signed in, whatever name the client gives."""
+    user = requesting_user()
+    if user is None:
+        return info
+    meta = info.get("segmentationMeta")
+    named = {"segmentationMeta": {**meta, "approvedBy": user.name}} if meta and meta.get("approvedBy") else {}
+    return {**info, **named, "user": user.name}

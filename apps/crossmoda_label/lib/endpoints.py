@@ -1,0 +1,263 @@
+"""MONAI Label's endpoints with checked arguments, at work in threads.
+
+Each of them is declared ``async`` and does slow work, so that one save would keep everybody waiting, and takes the
+names that it is given as paths. They are registered once more, before the originals: the same functions, whose
+arguments are checked first, and which then run in a thread.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import torch
+from anyio import CapacityLimiter, to_thread
+from fastapi import FastAPI, HTTPException
+from fastapi.routing import APIRoute
+from monailabel.config import settings
+from monailabel.datastore.dicom import DICOMWebDatastore
+from monailabel.endpoints import (
+    activelearning,
+    batch_infer,
+    datastore,
+    infer,
+    info,
+    logs,
+    model,
+    ohif,
+    scoring,
+    session,
+    train,
+)
+from monailabel.interfaces.utils.app import app_instance
+from monailabel.utils.others.generic import device_map
+from starlette.datastructures import UploadFile
+
+from crossmoda.data.naming import EXTENSIONS, extension_of
+from crossmoda.errors import CrossmodaError
+from crossmoda.self_training.review_access import REVIEWER
+from crossmoda.self_training.review_info import parse_object, require_client_id, require_image_info, require_plain
+from crossmoda.self_training.review_store import check_image_id, check_tag
+from lib.access import requesting_user
+from lib.answers import answering_client_errors
+
+MODULES = (activelearning, batch_infer, datastore, infer, info, logs, model, ohif, scoring, session, train)
+NOT_SERVED = {  # endpoint -> why
+    model.api_update_model: "the model is the run's own; train a round instead of uploading one",
+    model.api_delete_model: "the model is the run's own; delete the run's folder by hand",
+}
+# One at a time: inferences, since memory holds one; starts of tasks, since MONAI Label looks and then starts.
+ONE_AT_A_TIME = {
+    infer.api_run_inference: "inference",
+    batch_infer.api_run: "inference",
+    train.api_run: "tasks",
+    train.api_run_model: "tasks",
+    train.api_stop: "tasks",
+    scoring.api_run: "tasks",
+    scoring.api_run_method: "tasks",
+}
+# What MONAI Label sets in a request by itself and then trusts: paths that it reads, imports or runs.
+SERVERS_OWN = ("bundle_path", "image_path", "session", "model_filename", "skip_writer", "result_write_to_file", "label")
+RESULT_TYPES = ("uint8", "uint16", "int16", "uint32", "int32", "float32", "float64")
+MOST_LOG_LINES = 100_000
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}")
+_SESSION = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_CHECKSUM = re.compile(r"((SHA256|SHA512|MD5):)?[0-9a-fA-F]{32,128}")
+
+Arguments = dict[str, Any]
+
+
+def serve_checked_endpoints(app: FastAPI) -> None:
+    """Register MONAI Label's endpoints once more, checked and in threads, before the originals."""
+    known = len(app.router.routes)
+    limiters = {group: CapacityLimiter(1) for group in set(ONE_AT_A_TIME.values())}
+    for module in MODULES:
+        for route in module.router.routes:
+            if isinstance(route, APIRoute):
+                limiter = limiters.get(ONE_AT_A_TIME.get(route.endpoint, ""))
+                app.add_api_route(
+                    settings.MONAI_LABEL_API_STR + route.path,
+                    _checked(route.endpoint, module, limiter),
+                    methods=sorted(route.methods or ()),
+                    include_in_schema=False,  # the originals describe themselves
+                )
+    for method in ("wsi", "wsi_v2"):
+        app.add_api_route(f"{settings.MONAI_LABEL_API_STR}/infer/{method}/{{model}}", _no_slides, methods=["POST"])
+    routes = app.router.routes
+    routes[:] = routes[known:] + routes[:known]
+
+
+def _no_slides(model: str) -> None:
+    raise HTTPException(404, "whole-slide images are not served here")
+
+
+def _checked(endpoint: Callable[..., Any], module: Any, limiter: CapacityLimiter | None) -> Callable[..., Any]:
+    signature = inspect.signature(endpoint)
+
+    async def call(**arguments: Any) -> Any:
+        return await to_thread.run_sync(_call, endpoint, module, arguments, limiter=limiter)
+
+    call.__signature__ = signature  # type: ignore[attr-defined]
+    call.__name__ = endpoint.__name__
+    return call
+
+
+def _call(endpoint: Callable[..., Any], module: Any, arguments: Arguments) -> Any:
+    """Check the arguments and run an endpoint, which is ``async`` and awaits nothing."""
+    if endpoint in NOT_SERVED:
+        raise HTTPException(403, NOT_SERVED[endpoint])
+    with answering_client_errors():
+        _check(module, endpoint, arguments)
+    work = endpoint(**arguments)
+    try:
+        work.send(None)
+    except StopIteration as done:
+        return done.value
+    except HTTPException as error:
+        _clean_up(arguments)
+        if error.status_code == 500:  # MONAI Label's word for a request that lacks something
+            raise HTTPException(400, error.detail) from error
+        raise
+    except BaseException:
+        _clean_up(arguments)
+        raise
+    raise RuntimeError(f"{endpoint.__name__} waits for something; it cannot run in a thread")
+
+
+def _clean_up(arguments: Arguments) -> None:
+    """Delete the received files, which MONAI Label does after good answers only."""
+    tasks = arguments.get("background_tasks")
+    for task in tasks.tasks if tasks else []:
+        task.func(*task.args, **task.kwargs)
+
+
+def _check(module: Any, endpoint: Callable[..., Any], arguments: Arguments) -> None:
+    """Refuse arguments that name anything outside the store, or that the endpoint would stumble over.
+
+    Raises:
+        CrossmodaError: with the reason.
+        HTTPException: 404 for what is not there, 403 for a verdict by an annotator.
+    """
+    _check_names(module, arguments)
+    for key in ("params", "info"):
+        _check_params(module, key, arguments.get(key))
+    for value in arguments.values():
+        for upload in value if isinstance(value, list) else [value]:
+            if isinstance(upload, UploadFile):
+                _check_upload(upload, module)
+    specific = {infer: _check_inference, session: _check_session, logs: _check_logs, ohif: _check_ohif}
+    if module in specific:
+        specific[module](arguments)
+    if module is datastore and endpoint is not datastore.api_add_image:
+        _require_image_in_store(arguments)
+    if endpoint is datastore.api_put_image_info:
+        require_image_info(parse_object(arguments["info"], "info"))
+    if endpoint is datastore.api_save_label:
+        _require_no_verdict_by_annotator(arguments["params"])
+    if arguments.get("run_sync") and module is train:
+        raise CrossmodaError("run_sync: a round is trained in a process of its own; leave it out")
+
+
+def _check_names(module: Any, arguments: Arguments) -> None:
+    named = [arguments.get(key) for key in ("image", "label", "id")]
+    for image_id in named if module is datastore else []:
+        if isinstance(image_id, str):
+            check_image_id(image_id)
+    if isinstance(arguments.get("tag"), str):
+        check_tag(arguments["tag"])
+    for key in ("model", "method", "strategy"):
+        if isinstance(arguments.get(key), str) and not _NAME.fullmatch(arguments[key]):
+            raise CrossmodaError(f"{key} {arguments[key][:60]!r}: no such {key}")
+    if module in (infer, model, batch_infer, train) and arguments.get("model"):
+        app_instance().bundle_path(arguments["model"])
+    methods = app_instance().info()["scoring"] if arguments.get("method") else {}
+    if arguments.get("method") and arguments["method"] not in methods:
+        raise HTTPException(404, f"method '{arguments['method']}': unknown; use one of {', '.join(methods)}")
+    if arguments.get("check_sum") and not _CHECKSUM.fullmatch(arguments["check_sum"]):
+        raise CrossmodaError("check_sum: write SHA256: and 64 hexadecimal digits")
+
+
+def _check_params(module: Any, key: str, value: Any) -> None:
+    if isinstance(value, str):
+        value = parse_object(value, key)
+    if not isinstance(value, dict):
+        return
+    require_plain(value, key)
+    require_client_id(value)
+    for own in SERVERS_OWN:
+        if own in value and module is not datastore:
+            raise CrossmodaError(f"{key}: '{own}' is set by the server; leave it out")
+
+
+def _check_upload(upload: UploadFile, module: Any) -> None:
+    """Refuse a file of an unknown format; of its name only the last part is kept, since clients send whole paths."""
+    name = PurePosixPath((upload.filename or "").replace("\\", "/")).name
+    extension = extension_of(name)
+    if module is not session and extension is None:
+        raise CrossmodaError(f"file name: ends in none of {', '.join(EXTENSIONS)}; convert the file")
+    if not name or name.startswith(".") or len(name.encode(errors="replace")) > 200 or not name.isprintable():
+        raise CrossmodaError("file name: hidden, longer than 200 bytes or not printable; rename the file")
+    upload.filename = name
+
+
+def _check_inference(arguments: Arguments) -> None:
+    if arguments.get("session_id"):
+        _check_session(arguments)
+    elif arguments.get("image"):
+        _require_image_in_store(arguments)
+    if arguments.get("output") == "dicom_seg" and not isinstance(app_instance().datastore(), DICOMWebDatastore):
+        raise CrossmodaError("output: DICOM SEG needs a DICOMweb server; the scans are in a folder")
+    params = parse_object(arguments["params"], "params")
+    extension, kind = params.get("result_extension"), params.get("result_dtype")
+    if extension and extension not in EXTENSIONS:
+        raise CrossmodaError(f"result_extension: use one of {', '.join(EXTENSIONS)}")
+    if kind and kind not in RESULT_TYPES:
+        raise CrossmodaError(f"result_dtype: use one of {', '.join(RESULT_TYPES)}")
+    device = params.get("device")
+    known = {"cpu", "cuda", *device_map(), *(f"cuda:{index}" for index in range(torch.cuda.device_count()))}
+    if device and device not in known and not (isinstance(device, str) and not torch.cuda.is_available()):
+        raise CrossmodaError(f"device: use one of {', '.join(sorted(known))}")
+
+
+def _check_session(arguments: Arguments) -> None:
+    if arguments.get("uncompress"):
+        raise CrossmodaError("uncompress: archives are not unpacked here; send the scan's own files")
+    session_id = arguments.get("session_id")
+    if session_id is not None and not _SESSION.fullmatch(session_id):
+        raise HTTPException(404, f"session {session_id[:60]!r}: unknown; open one first")
+
+
+def _check_logs(arguments: Arguments) -> None:
+    if "lines" not in arguments:  # the GPU's state
+        if shutil.which("nvidia-smi") is None:
+            raise HTTPException(404, "nvidia-smi: not on this machine")
+        return
+    arguments["html"] = False  # MONAI Label's page loads its scripts from the internet
+    if arguments["lines"] is None or not 0 < arguments["lines"] <= MOST_LOG_LINES:
+        raise CrossmodaError(f"lines: give a number from 1 to {MOST_LOG_LINES}")
+
+
+def _check_ohif(arguments: Arguments) -> None:
+    path = str(arguments.get("path") or "")
+    if not re.fullmatch(r"[A-Za-z0-9_./+-]*", path) or ".." in path:
+        raise HTTPException(404, "no such page")
+    if path and (Path(ohif.__file__).parent / "static" / "ohif" / path.strip("/")).is_dir():
+        raise HTTPException(404, "no such page")
+
+
+def _require_image_in_store(arguments: Arguments) -> None:
+    for key in ("image", "label", "id"):
+        image_id = arguments.get(key)
+        if isinstance(image_id, str) and image_id not in app_instance().datastore().list_images():
+            raise HTTPException(404, f"image '{image_id[:60]}': not in the store; ask for the next sample again")
+
+
+def _require_no_verdict_by_annotator(params: str) -> None:
+    user, meta = requesting_user(), parse_object(params, "params").get("segmentationMeta")
+    if user is not None and not user.may(REVIEWER) and isinstance(meta, dict) and meta.get("status") != "segmented":
+        raise HTTPException(403, f"{user.name} is {user.role}; a verdict needs the role {REVIEWER}")

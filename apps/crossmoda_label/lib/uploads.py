@@ -1,0 +1,36 @@
+"""Where received and predicted files lie while they are worked on."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+
+FOLDER = ".uploads"
+OLD_SECONDS = 3600.0
+
+
+def keep_uploads_private(studies: Path) -> None:
+    """Put this server's temporary files into a folder of the store that its owner alone can open.
+
+    MONAI Label would put them into the machine's own, which every user reads, and leave them there when it is killed.
+    What a server that is gone has left is deleted. Outside the server there is nothing to do.
+    """
+    if "monailabel.app" not in sys.modules:
+        return
+    folder = studies / FOLDER
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.chmod(0o700)
+    for left in folder.iterdir():
+        if not (left.name.isdecimal() and psutil.pid_exists(int(left.name))) or int(left.name) == os.getpid():
+            shutil.rmtree(left, ignore_errors=True)
+    (folder / str(os.getpid())).mkdir(mode=0o700)
+    for left in (studies / ".incoming").glob("*"):
+        if time.time() - left.stat().st_mtime > OLD_SECONDS:  # another process may be at work on a newer one
+            left.unlink(missing_ok=True)
+    tempfile.tempdir = str((folder / str(os.getpid())).resolve())
