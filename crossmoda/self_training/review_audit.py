@@ -55,15 +55,14 @@ JSON_COLUMNS = ("dice", "added_ml", "removed_ml", "conflict")
 _TAIL_BYTES = 1 << 16
 
 
-def record(folder: Path, events: Sequence[Event]) -> None:
+def record(folder: Path, missing: Sequence[Event]) -> None:
     """Enter events into the history; what cannot be written now is warned of, stays in the outbox and is not lost.
 
     Args:
-        folder: of the store, whose lock is held.
-        events: all of the outbox; those that the history has already are left out.
+        folder: of the store, whose lock is held if there are events.
+        missing: those that the history lacks, see ``unsent``.
     """
     try:
-        missing = unsent(folder, events)
         if missing:
             append(folder, missing)
         follow(folder)

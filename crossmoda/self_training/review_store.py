@@ -141,15 +141,15 @@ class ReviewStore:
                 self._reconcile_labels(image_id, entry)
             if model != before or not self.file.is_file() or has_unrecorded(model):
                 self._write(model, before)
-            elif unsent(self.folder, model.get(OUTBOX, [])):  # killed between the change and its entry in the history
-                record(self.folder, model[OUTBOX])
+            else:  # the process may have been killed between a change and its entry in the history
+                record(self.folder, unsent(self.folder, model.get(OUTBOX, [])))
             return model
 
     def complete_history(self) -> None:
         """Enter into the history what a killed process or a full disk has left out."""
         if unsent(self.folder, self.read().get(OUTBOX, [])):
             with self._locked():
-                record(self.folder, self.read().get(OUTBOX, []))
+                record(self.folder, unsent(self.folder, self.read().get(OUTBOX, [])))
         else:
             record(self.folder, [])  # the database may still be behind, which needs no lock
 
