@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from crossmoda.errors import CrossmodaError
+from crossmoda.self_training.review import serve_command
 from crossmoda.self_training.review_access import (
     User,
     add_user,
@@ -121,3 +122,13 @@ def test_other_machines_are_let_in_only_where_passwords_are_asked_for(
     monkeypatch.setenv("MONAI_LABEL_AUTH_ENABLE", "false")
     add_user(tmp_path / ".users.json", "eve", "engineer", SECRET)
     require_safe_host("0.0.0.0", tmp_path)
+
+
+def test_serving_to_other_machines_without_passwords_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("monailabel")
+    monkeypatch.delenv("MONAI_LABEL_AUTH_ENABLE", raising=False)
+    with pytest.raises(CrossmodaError, match=r"--host 0\.0\.0\.0"):
+        serve_command(tmp_path / "run", host="0.0.0.0", studies=tmp_path)
+    assert not (tmp_path / "labels").exists()  # nothing was published
