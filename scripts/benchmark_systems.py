@@ -38,10 +38,10 @@ from crossmoda.data.datalist import load_datalist, save_datalist
 from crossmoda.data.phantom import write_phantom_dataset
 from crossmoda.data.sites import require_sites
 from crossmoda.engines.memory import peak_mib, peak_of_children_mib
-from crossmoda.errors import CrossmodaError, did_you_mean, report_in_one_line
+from crossmoda.errors import CrossmodaError, did_you_mean, find_user_error, report_in_one_line
 from crossmoda.evaluation.aggregate import evaluate_folder
 from crossmoda.evaluation.benchmark import read_results, write_page
-from crossmoda.evaluation.benchmark.results import ANCHORS, COST_FILE, REAL_FILE, UNSEEN_FILE
+from crossmoda.evaluation.benchmark.results import ANCHORS, COST_FILE, REAL_FILE, STOPPED_FILE, UNSEEN_FILE
 from crossmoda.evaluation.comparison import rounds_of
 from crossmoda.files import atomic_directory, hash_of, read_json, sha256_of, sha256_of_tree, write_json
 from crossmoda.labels import model_labels
@@ -71,6 +71,9 @@ def main(
     scheduler: str = "",
 ) -> None:
     """Run what is not done yet, measure, and write table and page.
+
+    A system that cannot go on, e.g. since no pseudo-label passes its rules, does not stop the others; table and page
+    tell why, and the exit status is 1.
 
     Args:
         output_dir: gets a run folder per system, the data sets beside it, the table and the page.
@@ -110,6 +113,8 @@ def main(
     )
     text = write_page(found, output, facts(size, config, scale))
     print(f"\n{text}\nwritten: {output}/benchmark.html, benchmark.md")
+    if found.stopped:
+        raise CrossmodaError("; ".join(f"{name} stopped: {reason}" for name, reason in found.stopped.items()))
 
 
 def read_settings(config: str, size: str) -> Settings:
@@ -235,7 +240,8 @@ def course(launcher: Launcher, name: str, run: Run, data: Path, further: Sequenc
     train = train_anchors if name == ANCHOR_RUN else train_system
     yield Piece(name, run.folder, own(launcher, train, run.files, data, run.folder, run.settings))
     models = [run.folder / "anchors" / anchor for anchor in ANCHORS] if name == ANCHOR_RUN else [run.folder]
-    for model in models if run.of is None else ():
+    judged = run.of is None and not (run.folder / STOPPED_FILE).is_file()
+    for model in models if judged else ():
         for scans in further:
             yield Piece(f"{name}, {scans.name} scans", run.folder, partial(measure_further, model, run.folder, scans))
 
@@ -253,12 +259,24 @@ def in_own_process(work: Callable[..., None], *arguments: Any) -> None:
 
 
 def train_system(files: list[str], data: Path, run: Path, settings: Settings) -> None:
-    """Run a system's loop, and note what it took: minutes of all its steps, and the largest memory of its process."""
+    """Run a system's loop, and note what it took: minutes of all its steps, and the largest memory of its process.
+
+    Where its own settings do not let it go on, that is noted instead.
+    """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     workflow = workflow_of(files, data, run, settings)
     workflow.initialize()
     started = time.monotonic()
-    workflow.run()
+    (run / STOPPED_FILE).unlink(missing_ok=True)
+    try:
+        workflow.run()
+    except Exception as error:  # MONAI wraps what is raised within a configuration
+        user_error = find_user_error(error)
+        if user_error is None:
+            raise
+        logging.error("%s: %s", run, user_error)
+        write_json(run / STOPPED_FILE, {"reason": str(user_error)})
+        return
     made_of = {"settings": sha256_of(run / "run.yaml")}
     before = read_json(run / COST_FILE) if (run / COST_FILE).is_file() else {}
     same = before.get("made_of") == made_of

@@ -106,6 +106,27 @@ def test_systems_and_anchors_are_run_once_and_shown(repository: Path, config: Pa
     assert theirs["segmenter"]["key"] != ours["segmenter"]["key"]
 
 
+@pytest.mark.slow
+def test_a_system_whose_rules_accept_nothing_does_not_stop_the_others(
+    repository: Path, config: Path, tmp_path: Path
+) -> None:
+    settings = yaml.safe_load(config.read_text())
+    tiny = {"_target_": "crossmoda.self_training.RequireVolume", "structure": "vs", "least_mm3": 1e9, "most_mm3": 2e9}
+    strict = {"rules": [tiny], "pseudo_hrt2_weights": [0.0]}
+    del settings["settings"]["pseudo_hrt2_weights"]
+    settings["systems"] = {"Strict": write(tmp_path / "strict.yaml", strict), **settings["systems"]}
+    settings["variants"] = {}
+    write(tmp_path / "benchmark.yaml", settings)
+    output = tmp_path / "benchmark"
+    status, printed, errors = run(repository, tmp_path / "benchmark.yaml", output)
+    assert status == 1, errors[-2000:]
+    assert "error: Strict stopped: round 1: none of 2 pseudo-labels is accepted" in errors
+    assert "- Strict: round 1: none of 2 pseudo-labels is accepted" in printed
+    table = (output / "benchmark.md").read_text()
+    assert any(line.startswith("| Ours |") for line in table.splitlines())
+    assert not any(line.startswith("| Strict |") for line in table.splitlines())
+
+
 MISSPELT = [
     (("sizes", "tiny", "phantoms"), "size 'tiny': no such key 'phantoms'; did you mean 'phantom'?"),
     (("variants", "Less", "effects"), "variant 'Less': no such key 'effects'; did you mean 'effect'?"),

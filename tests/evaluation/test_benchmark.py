@@ -131,6 +131,29 @@ def test_a_system_that_is_not_done_is_left_out(tmp_path: Path) -> None:
     assert found.sites == ["ldn", "ukm"]
 
 
+def test_a_system_that_could_not_go_on_is_told_with_its_reason_and_counts_nowhere(
+    benchmark: Benchmark, tmp_path: Path
+) -> None:
+    for name in ("A", "B"):
+        write_json(tmp_path / name / "metrics.json", evaluation(0.5, 0.5, ("ldn",)))
+        write_json(tmp_path / name / "metrics_unseen.json", evaluation(0.3, 0.3, ("ukm",)))
+        write_json(tmp_path / name / "cost.json", {"minutes": 1.0, "mib": 900})
+        write_json(tmp_path / name / "round_0" / "metrics.json", evaluation(0.5, 0.5, ("ldn",)))
+    write_json(tmp_path / "B" / "stopped.json", {"reason": "round 1: none of 2 <pseudo-labels> is accepted"})
+    folders, variants = (
+        {"A": tmp_path / "A", "B": tmp_path / "B"},
+        {"C": {"folder": tmp_path / "B", "of": "A", "effect": "x"}},
+    )
+    found = read_results(folders, tmp_path / "anchors", {}, "ukm", variants)
+    assert list(found.systems) == list(found.costs) == ["A"]
+    assert found.variants == []
+    assert found.stopped == dict.fromkeys("BC", "round 1: none of 2 <pseudo-labels> is accepted")
+    write_page(replace(benchmark, stopped=found.stopped), tmp_path, {})
+    assert "<b>B</b> stopped before the end" in (tmp_path / "benchmark.html").read_text(encoding="utf-8")
+    assert "none of 2 &lt;pseudo-labels&gt; is accepted" in (tmp_path / "benchmark.html").read_text(encoding="utf-8")
+    assert "- B: round 1: none of 2 <pseudo-labels> is accepted" in (tmp_path / "benchmark.md").read_text().splitlines()
+
+
 def test_the_page_keeps_published_figures_apart_and_stands_alone(benchmark: Benchmark, tmp_path: Path) -> None:
     write_page(benchmark, tmp_path, {"Command": "python scripts/benchmark_systems.py <>"})
     page = (tmp_path / "benchmark.html").read_text(encoding="utf-8")

@@ -24,6 +24,7 @@ METRICS_FILE, UNSEEN_FILE, REAL_FILE, COST_FILE = (
     "metrics_real.json",
     "cost.json",
 )
+STOPPED_FILE = "stopped.json"  # why a system could not go on
 SIGNIFICANT = 0.05
 ANCHORS = {"source_only": "ceT1 alone (no adaptation)", "oracle": "hrT2 truth (supervised)"}
 
@@ -64,6 +65,7 @@ class Benchmark:
         remarks: effect -> why it shows, or does not.
         real: name of a system or an anchor -> metrics on real scans, of the structures whose truth is known.
         published_effects: ``effect``, ``system``, and Dice without and with for each structure, as its paper has them.
+        stopped: name of a system or a variant that could not go on -> why; it is in nothing else.
     """
 
     systems: Mapping[str, Metrics]
@@ -76,6 +78,7 @@ class Benchmark:
     remarks: Mapping[str, str] = field(default_factory=dict)
     real: Mapping[str, Metrics] = field(default_factory=dict)
     published_effects: Sequence[Mapping[str, Any]] = ()
+    stopped: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def ranking(self) -> dict[str, Any] | None:
@@ -163,7 +166,7 @@ def read_results(
 
     Args:
         folders: system -> its run folder, with ``metrics_unseen.json``, ``cost.json`` and, where a real scan was
-            segmented, ``metrics_real.json`` beside the loop's own files.
+            segmented, ``metrics_real.json`` beside the loop's own files, or ``stopped.json``.
         anchors: run folder whose ``anchors`` count.
         published: as ``Benchmark`` has it.
         unseen_site: as ``Benchmark`` has it.
@@ -171,7 +174,9 @@ def read_results(
         remarks: as ``Benchmark`` has it.
         published_effects: as ``Benchmark`` has it.
     """
-    done = {name: folder for name, folder in folders.items() if (folder / UNSEEN_FILE).is_file()}
+    every = {**folders, **{name: made["folder"] for name, made in (variants or {}).items()}}
+    stopped = {name: folder / STOPPED_FILE for name, folder in every.items() if (folder / STOPPED_FILE).is_file()}
+    done = {name: f for name, f in folders.items() if (f / UNSEEN_FILE).is_file() and name not in stopped}
     ends = {key: anchors / "anchors" / key for key in ANCHORS}
     return Benchmark(
         systems={name: _whole(folder) for name, folder in done.items()},
@@ -184,6 +189,7 @@ def read_results(
         remarks=remarks or {},
         published_effects=published_effects,
         real={name: read_json(f / REAL_FILE) for name, f in {**ends, **done}.items() if (f / REAL_FILE).is_file()},
+        stopped={name: read_json(file)["reason"] for name, file in stopped.items()},
     )
 
 
@@ -193,7 +199,8 @@ def _variant(name: str, made: Mapping[str, Any]) -> Variant:
 
 def _is_done(folder: Path) -> bool:
     """Tell whether a variant's own round 0 is there: one that was interrupted has what it took over of its system's."""
-    return _round_0(folder).is_file() and (folder / COST_FILE).is_file()
+    stopped = (folder / STOPPED_FILE).is_file()
+    return _round_0(folder).is_file() and (folder / COST_FILE).is_file() and not stopped
 
 
 def _round_0(folder: Path) -> Path:
