@@ -12,6 +12,7 @@ import math
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +63,8 @@ class ReviewCases:
         self._store = store
         self._current = current
         self._volumes = LabelVolumes(store.folder / FOLDER / "volumes.json")
-        self._scenes: OrderedDict[str, Scene] = OrderedDict()
-        self._leafing = threading.Lock()
+        self._scenes: OrderedDict[str, Future[Scene]] = OrderedDict()
+        self._looking_up, self._reading = threading.Lock(), threading.Lock()
         self._drawing = threading.BoundedSemaphore(SCANS_READ_AT_ONCE)
 
     def listing(self) -> dict[str, Any]:
@@ -77,7 +78,7 @@ class ReviewCases:
         for image_id, entry in self._store.read()["objects"].items():
             row = self._row(image_id, entry, current)
             rows.append(row)
-            if row["tag"] and row["volumes_ml"] is None and row["label_sha256"]:
+            if row["volumes_ml"] is None and row["label_sha256"]:
                 extension = entry["labels"][row["tag"]]["ext"]
                 unmeasured[row["label_sha256"]] = self._store.label_path(image_id, row["tag"], extension)
         self._volumes.measure_later(unmeasured)
@@ -141,6 +142,7 @@ class ReviewCases:
         deciding = deciding_tag(labels)
         tag = deciding or (ORIGINAL if ORIGINAL in labels else None)
         info = labels[tag]["info"] if tag else {}
+        sha256 = self._sha256_of_label(image_id, tag, labels) if tag else ""
         meta = info.get("segmentationMeta") or {}
         said = {key: str(meta.get(key) or "") for key in ("status", "level", "approvedBy", "comment")}
         touched = bool(deciding or any(said.values()))
@@ -155,14 +157,21 @@ class ReviewCases:
             "who": said["approvedBy"] or (str(info.get("user") or info.get("client_id") or "") if deciding else ""),
             "when": when_of(info, meta) if touched else "",
             "uncertainty": _finite(about.get("uncertainty")),
-            "volumes_ml": self._volumes_ml(info, current["structures"]),
+            "volumes_ml": self._volumes_ml(sha256, info, current["structures"]),
             "round": info.get("round", labels.get(ORIGINAL, {}).get("info", {}).get("round")),
-            "label_sha256": str(info.get("sha256") or ""),
+            "label_sha256": sha256,
             "segmentationMeta": {**said, "editTime": _finite(meta.get("editTime")) or ""} if meta else None,
         }
 
-    def _volumes_ml(self, info: Mapping[str, Any], structures: list[str]) -> dict[str, float] | None:
-        by_value = self._volumes.known(str(info.get("sha256")))
+    def _sha256_of_label(self, image_id: str, tag: str, labels: Mapping[str, Any]) -> str:
+        label = labels[tag]
+        if label["info"].get("sha256"):
+            return str(label["info"]["sha256"])
+        path = self._store.label_path(image_id, tag, label["ext"])  # one that another server stored
+        return sha256_of(path) if path.is_file() else ""
+
+    def _volumes_ml(self, sha256: str, info: Mapping[str, Any], structures: list[str]) -> dict[str, float] | None:
+        by_value = self._volumes.known(sha256)
         if by_value is None:
             return None
         try:
@@ -197,14 +206,22 @@ class ReviewCases:
 
     def _scene(self, image_id: str, entry: Mapping[str, Any], tag: str | None) -> Scene:
         image, label, values = self._files(image_id, entry, tag)
-        with self._leafing:
-            key = hash_of([sha256_of(image), label and sha256_of(label), values])
-            if key not in self._scenes:
-                self._scenes[key] = read_scene(image, label, values, _what(image_id))
+        key = hash_of([sha256_of(image), label and sha256_of(label), values])
+        with self._looking_up:
+            known = self._scenes.get(key)
+            future = self._scenes.setdefault(key, Future())
             self._scenes.move_to_end(key)
             while len(self._scenes) > SCENES_IN_MEMORY:
                 self._scenes.popitem(last=False)
-            return self._scenes[key]
+        if known is None:  # others who want the same wait for it, those who want another do not
+            try:
+                with self._reading:
+                    future.set_result(read_scene(image, label, values, _what(image_id)))
+            except BaseException as error:
+                with self._looking_up:
+                    self._scenes.pop(key, None)
+                future.set_exception(error)
+        return future.result()
 
 
 class LabelVolumes:

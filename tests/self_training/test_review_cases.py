@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from crossmoda.data.volumes import write_volume
 from crossmoda.errors import CrossmodaError
 from crossmoda.files import read_json, sha256_of, write_json
+from crossmoda.self_training import review_cases
 from crossmoda.self_training.review_cases import SCENES_IN_MEMORY, LabelVolumes, ReviewCases, UnknownCaseError
 from crossmoda.self_training.review_store import ReviewStore
 
@@ -168,6 +170,42 @@ def test_a_picture_for_the_wall_is_drawn_once_and_again_for_another_label(store:
     second = cases.wall_picture("etz_3_hrT2", "final")
     assert second != first
     assert [path.name for path in second.parent.iterdir()] == [second.name]
+
+
+def test_a_label_that_another_server_stored_is_measured_too(store: ReviewStore) -> None:
+    with store.edit() as model:
+        del model["objects"]["ldn_1_hrT2"]["labels"]["original"]["info"]["sha256"]
+    cases = cases_of(store)
+    cases.listing()
+    cases._volumes.wait(30)
+    assert rows_of(cases)["ldn_1"]["volumes_ml"] == {"vs": 0.04, "cochlea": 0.006}
+
+
+def test_several_who_open_a_case_at_once_share_one_reading(store: ReviewStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, readings = review_cases.read_scene, []
+
+    def slow(*given: Any) -> Any:
+        readings.append(given)
+        time.sleep(0.2)
+        return read(*given)
+
+    monkeypatch.setattr(review_cases, "read_scene", slow)
+    cases = cases_of(store)
+    with ThreadPoolExecutor(4) as threads:
+        drawn = set(threads.map(lambda _: cases.slice_picture("etz_3_hrT2", "original", "axial", 2), range(4)))
+    assert (len(drawn), len(readings)) == (1, 1)
+
+
+def test_a_scan_that_could_not_be_read_is_tried_again(store: ReviewStore) -> None:
+    image, cases = store.folder / "etz_3_hrT2.nii.gz", cases_of(store)
+    whole = image.read_bytes()
+    image.unlink()
+    image.write_bytes(whole[:200])
+    for _ in range(2):
+        with pytest.raises(CrossmodaError, match="truncated or damaged"):
+            cases.planes("etz_3_hrT2", "original")
+    image.write_bytes(whole)
+    assert cases.planes("etz_3_hrT2", "original")["axial"]["slices"] == 8
 
 
 def test_only_the_last_scans_stay_in_memory(store: ReviewStore) -> None:

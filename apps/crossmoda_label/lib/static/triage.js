@@ -57,6 +57,8 @@ function reasonIn(detail) {
 
 const caseAddress = (image) => `cases/${encodeURIComponent(image)}`;
 
+const planesAddress = (one) => `${caseAddress(one.image)}/planes${one.tag ? `?tag=${encodeURIComponent(one.tag)}` : ""}`;
+
 function pictureAddress(one, plane, index) {
   const query = new URLSearchParams({ of: one.label_sha256.slice(0, 16) }); // another label, another address
   if (one.tag) query.set("tag", one.tag);
@@ -278,18 +280,25 @@ function close() {
 async function showCase() {
   const one = row(state.selected);
   showFacts(one);
-  const tag = one.tag ? `?tag=${encodeURIComponent(one.tag)}` : "";
   state.planes = null;
   for (const plane of PLANES) figure(plane).querySelector("img").removeAttribute("src");
   try {
-    const planes = await answerOf(`${caseAddress(one.image)}/planes${tag}`);
+    const planes = await answerOf(planesAddress(one));
     if (state.selected !== one.image || state.view !== "case") return;
     state.planes = planes;
     for (const plane of PLANES) state.index[plane] = planes[plane].middle;
-    showSlices();
+    await showSlices();
+    prepare(leafed()[leafed().findIndex((other) => other.image === one.image) + 1]);
   } catch (error) {
     say(error.message, true);
   }
+}
+
+// Lets the server read the next case while this one is looked at.
+async function prepare(one) {
+  if (!one) return;
+  const planes = await answerOf(planesAddress(one)).catch(() => ({})); // what is wrong is told when it is opened
+  for (const [plane, { middle }] of Object.entries(planes)) new Image().src = pictureAddress(one, plane, middle);
 }
 
 function showFacts(one) {
@@ -304,11 +313,11 @@ function showFacts(one) {
 const figure = (plane) => document.querySelector(`figure[data-plane="${plane}"]`);
 
 function showSlices() {
-  for (const plane of PLANES) showSlice(plane);
   const [name] = WINDOWS.find(([, level, width]) => level === state.level && width === state.width) ?? [""];
   byId("window").textContent = `${name || "own"} (${state.level} %, ${state.width} %)`;
   byId("level").value = state.level;
   byId("width").value = state.width;
+  return Promise.all(PLANES.map(showSlice));
 }
 
 // While a slice is on its way, only the latest wish is remembered, so that leafing fast never falls behind.
