@@ -13,7 +13,8 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
-from fastapi import FastAPI, HTTPException
+from fastapi import Depends, FastAPI, HTTPException
+from fastapi.security import OAuth2PasswordBearer
 from monailabel.config import settings
 from monailabel.endpoints.user import auth
 from starlette.testclient import TestClient
@@ -69,7 +70,17 @@ def test_a_token_of_openid_connect_is_read(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(auth, "jwt", jwt)  # brought back at the end
     claims = {"preferred_username": "berg", "realm_access": {"roles": ["monailabel-reviewer"]}}
     token = jwt.encode(claims, keys, algorithm="RS256")
-    part("access").tell_monai_who_asks(FastAPI())
+    app = FastAPI()
+    part("access").tell_monai_who_asks(app)
+
+    @app.get("/asking")
+    def asking(user: auth.User = Depends(auth.get_current_user)) -> str:  # noqa: B008
+        return f"{user.username}, {part('access').requesting_user().role}"
+
+    monkeypatch.setattr(auth, "oauth2_scheme", OAuth2PasswordBearer("token"))  # as where it was on at the start
+    with TestClient(app) as client:
+        assert client.get("/asking", headers={"Authorization": f"Bearer {token}"}).json() == "berg, reviewer"
+        assert client.get("/asking").status_code == 401
     user = part("access")._oidc_user(token)
     assert (user.name, user.role) == ("berg", "reviewer")
     unsigned = jwt.encode(claims, "", algorithm="none")

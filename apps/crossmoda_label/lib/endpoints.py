@@ -50,8 +50,10 @@ NOT_SERVED = {  # endpoint -> why
     model.api_update_model: "the model is the run's own; train a round instead of uploading one",
     model.api_delete_model: "the model is the run's own; delete the run's folder by hand",
 }
-# One at a time: inferences, since memory holds one; starts of tasks, since MONAI Label looks and then starts.
-ONE_AT_A_TIME = {
+# How many run at once: one inference, since memory holds one; one start of a task, since MONAI Label looks and then
+# starts; a few saves, which wait for the store's lock and must not take all threads meanwhile.
+AT_ONCE = {"inference": 1, "tasks": 1, "saves": 4}
+GROUPS = {
     infer.api_run_inference: "inference",
     batch_infer.api_run: "inference",
     train.api_run: "tasks",
@@ -59,6 +61,11 @@ ONE_AT_A_TIME = {
     train.api_stop: "tasks",
     scoring.api_run: "tasks",
     scoring.api_run_method: "tasks",
+    datastore.api_save_label: "saves",
+    datastore.api_add_image: "saves",
+    datastore.api_update_label_info: "saves",
+    datastore.api_put_label_info: "saves",
+    datastore.api_put_image_info: "saves",
 }
 # What MONAI Label sets in a request by itself and then trusts: paths that it reads, imports or runs.
 SERVERS_OWN = ("bundle_path", "image_path", "session", "model_filename", "skip_writer", "result_write_to_file", "label")
@@ -75,11 +82,11 @@ Arguments = dict[str, Any]
 def serve_checked_endpoints(app: FastAPI) -> None:
     """Register MONAI Label's endpoints once more, checked and in threads, before the originals."""
     known = len(app.router.routes)
-    limiters = {group: CapacityLimiter(1) for group in set(ONE_AT_A_TIME.values())}
+    limiters = {group: CapacityLimiter(number) for group, number in AT_ONCE.items()}
     for module in MODULES:
         for route in module.router.routes:
             if isinstance(route, APIRoute):
-                limiter = limiters.get(ONE_AT_A_TIME.get(route.endpoint, ""))
+                limiter = limiters.get(GROUPS.get(route.endpoint, ""))
                 app.add_api_route(
                     settings.MONAI_LABEL_API_STR + route.path,
                     _checked(route.endpoint, module, limiter),
