@@ -28,6 +28,8 @@ from crossmoda.self_training.review import server_arguments, server_environment
 
 STRUCTURES = ["vs", "cochlea"]
 SEGMENTER = "bundles/vs_cochlea_hrt2_segmentation"
+TRANSLATOR = "bundles/cet1_to_hrt2_translation"
+TRANSLATOR_SETTINGS = {"spacing": [1.0, 1.0, 2.0], "crop_size": [32, 32], "ngf": 4, "n_blocks": 1, "amp": False}
 SETTINGS = {  # a network and a grid small enough for a test
     "spacing": [1.0, 1.0, 2.0],
     "crop_size": [32, 32],
@@ -94,9 +96,21 @@ def write_round(run: Path, number: int, repository: Path) -> None:
         save_nifti(folder / "predictions" / f"{case}_Label.nii.gz", blocks(1, 2) * (number == 0), affine)
     places = {key: f"round_{number}/{key}" for key in ("predictions", "uncertainty")}
     places |= {"segmenter": f"round_{number}/segmenter/model.pt", "datalist": f"round_{number}/datalist.json"}
-    write_json(
-        run / "current.json", {"round": number, "structures": STRUCTURES, "segmentation_bundle": bundle, **places}
-    )
+    translators = {"cyclegan": write_translator(run, repository)}
+    about = {"structures": STRUCTURES, "segmentation_bundle": bundle, "translators": translators}
+    write_json(run / "current.json", {"round": number, **about, **places})
+
+
+def write_translator(run: Path, repository: Path) -> dict[str, Any]:
+    """Write an untrained translator, unless it is there, and return what ``current.json`` says of it."""
+    parser = ConfigParser()
+    parser.read_config(str(repository / TRANSLATOR / "configs" / "inference.yaml"))
+    parser.update(TRANSLATOR_SETTINGS)
+    weights = run / "round_0" / "translator_cyclegan" / "model.pt"
+    if not weights.is_file():
+        save_weights(parser.get_parsed_content("network_def"), weights)
+    bundle = {"root": str(repository / TRANSLATOR), "inference": TRANSLATOR_SETTINGS}
+    return {"bundle": bundle, "weights": str(weights.relative_to(run))}
 
 
 @dataclass

@@ -215,6 +215,24 @@ def test_a_reviewer_s_own_version_is_stored_by_name(served: Served, reviewer: An
     assert collect(served.studies, STRUCTURES)["case.1"].status == "approved"
 
 
+def test_a_ce_t1_scan_of_a_session_comes_back_as_pseudo_hrt2_which_cannot_be_saved_as_a_label(
+    served: Served, slicer: Any, tmp_path: Path
+) -> None:
+    scan = np.random.default_rng(8).gamma(2, 50, (20, 18, 9)).astype(np.float32)
+    nib.save(nib.nifti1.Nifti1Image(scan, AFFINES["case.2"]), tmp_path / "cet1.nii.gz")
+    session = slicer.create_session(str(tmp_path / "cet1.nii.gz"))["session_id"]
+    file, answer = slicer.infer("pseudo_hrt2_cyclegan", "", {"result_extension": ".nii.gz"}, session_id=session)
+    rendered = read_volume(file)
+    assert rendered.array.shape == scan.shape
+    np.testing.assert_allclose(rendered.affine, AFFINES["case.2"], atol=1e-3)
+    assert 0 <= rendered.array.min() < rendered.array.max() <= 1
+    assert len(np.unique(rendered.array)) > 100  # an image, no mask
+    assert answer["label_names"] == {}
+    with pytest.raises(Exception, match="Status: 422.*renders an image, which is no label to save"):
+        slicer.infer("pseudo_hrt2_cyclegan", "case.1_hrT2", {"save_label": True})
+    assert slicer.remove_session(session)
+
+
 def test_when_all_are_done_there_is_no_next_sample(slicer: Any) -> None:
     assert slicer.next_sample("uncertainty", {}) == {}
 

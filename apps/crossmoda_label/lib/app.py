@@ -95,6 +95,7 @@ class CrossmodaLabelApp(MONAILabelApp):
             logger.info("round %s of %s is served from now on", current["round"], self.run_folder)
             publish(self.run_folder, self.studies)
             self._current, self._infers = current, self._config.infer()
+            self._strategies = self._config.strategy()  # of what this round has measured
 
     def on_init_complete(self) -> None:
         """Look for scans that cannot be used, beside the first requests, since a thousand take a while."""
@@ -137,6 +138,8 @@ class CrossmodaLabelApp(MONAILabelApp):
         self._require_readable(request["image"], store)
         request = {**request, "logging": "WARNING"}  # otherwise MONAI Label logs the whole request
         save = bool(request.get("save_label"))
+        if save and not self._infers[request["model"]].labels:
+            raise HTTPException(422, f"model '{request['model']}': renders an image, which is no label to save")
         if save:
             request = {**request, "result_extension": ".nii.gz", "result_dtype": "uint8"}
         try:
