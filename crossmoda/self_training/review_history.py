@@ -259,9 +259,7 @@ def page(events: Sequence[Event], csv_address: str = "") -> str:
             "cells": _shown(event),
             "dice": _dice_texts(event, structures),
             "mL": _millilitres(event, structures),
-            "remark": ", ".join(event[key] for key in ("status", "level", "comment") if event.get(key)),
-            "replaced": event.get("replaced", ""),
-            "conflict": event.get("conflict", []),
+            "remarks": _remarks(event),
         }
         for event in reversed(events[-SHOWN_ON_PAGE:])
     ]
@@ -274,6 +272,14 @@ def page(events: Sequence[Event], csv_address: str = "") -> str:
         names=FULL_NAMES,
         csv_address=csv_address,
     )
+
+
+def _remarks(event: Event) -> list[tuple[str, str]]:
+    """Return what else is to be said of an event: kind (empty for the usual) and text."""
+    verdict = ", ".join(event[key] for key in ("status", "level", "comment") if event.get(key))
+    former = f"the former label is {event['replaced']}" if "replaced" in event else ""
+    usual = [("", text) for text in (verdict, former) if text]
+    return usual + [("conflict", said) for said in event.get("conflict", [])]
 
 
 def _millilitres(event: Event, structures: Sequence[str]) -> list[str]:

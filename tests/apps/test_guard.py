@@ -22,6 +22,7 @@ from filelock import FileLock
 from crossmoda.files import sha256_of
 from crossmoda.self_training.review import collect
 from crossmoda.self_training.review_access import add_user
+from crossmoda.self_training.review_history import history
 from crossmoda.self_training.review_store import ReviewStore
 
 from .conftest import AFFINES, SHAPE, STRUCTURES, Served, blocks, save_nifti, slicer_client, slicer_module
@@ -456,6 +457,23 @@ def test_the_reviewer_module_signs_in_by_netrc_and_its_verdict_carries_the_name(
     assert info["segmentationMeta"] == {**meta, "approvedBy": "Dr. Berg"}
     assert info["user"] == "anna"  # who drew it
     assert collect(served.studies, STRUCTURES)["case.3"].who == "Dr. Berg"
+
+
+def test_the_history_names_who_signed_in_and_is_shown_to_nobody_else(
+    served: Served, users: Path, tmp_path: Path
+) -> None:
+    image_id = signed_in(served, tmp_path, "anna").next_sample("first", {})["id"]
+    assert ask(served, "DELETE", f"{LABEL}?id=case.3_hrT2&tag=final", "Dr. Berg") == 200
+    told = [(event["event"], event["image_id"], event.get("who")) for event in history(served.studies)]
+    assert [(what, who) for what, image, who in told if image == "case.3_hrT2"][-3:] == [
+        ("saved", "anna"),
+        ("judged", "Dr. Berg"),
+        ("label deleted", "Dr. Berg"),
+    ]
+    assert ("handed out", image_id, "anna") in told
+    assert ask(served, "GET", "/crossmoda/history") == 401
+    assert ask(served, "GET", "/crossmoda/history.csv") == 401
+    assert ask(served, "GET", "/crossmoda/history", "anna") == 200
 
 
 def test_slicer_fetches_scans_without_its_token_from_where_it_signed_in(served: Served, users: Path) -> None:
