@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import importlib
+import os
+import stat
+import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import jwt
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
-from fastapi import Depends, FastAPI, HTTPException
+from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.security import OAuth2PasswordBearer
 from monailabel.config import settings
 from monailabel.endpoints.user import auth
 from starlette.testclient import TestClient
 
 from crossmoda.errors import CrossmodaError
+from crossmoda.self_training.review_access import add_user
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -197,3 +203,89 @@ def test_messages_name_files_and_no_folders() -> None:
     assert without_folders("/srv/review/.uploads/7/a.nii.gz: cut off") == "a.nii.gz: cut off"
     assert without_folders("label (File /srv/x/b.nii is no gzip)") == "label (File b.nii is no gzip)"
     assert without_folders("use 3 mm/s or and/or; see train/") == "use 3 mm/s or and/or; see train/"
+
+
+def guarded(users: Path, client: str = "127.0.0.1", host: str = "127.0.0.1") -> TestClient:
+    """A client at an address, in front of a guarded application that fails at ``/boom``."""
+    app = FastAPI()
+
+    @app.get("/boom")
+    def boom() -> None:
+        raise RuntimeError("/srv/secret/case.nii.gz")
+
+    @app.put("/datastore/label")
+    async def label(request: Request) -> int:
+        return len(await request.body())
+
+    app.add_middleware(part("guard").Guard, access=part("access").Access(users), max_upload_bytes=2_000_000)
+    return TestClient(app, base_url=f"http://{host}", client=(client, 50000), raise_server_exceptions=False)
+
+
+@pytest.mark.parametrize(
+    ("client", "host", "status"),
+    [
+        ("127.0.0.1", "127.0.0.1:8000", 404),
+        ("::1", "localhost", 404),
+        ("10.0.0.7", "127.0.0.1", 403),
+        ("127.0.0.1", "10.0.0.7", 403),
+        ("127.0.0.1", "rebound.example", 403),
+    ],
+)
+def test_without_passwords_this_machine_alone_is_answered_whatever_is_listened_to(
+    tmp_path: Path, client: str, host: str, status: int
+) -> None:
+    assert guarded(tmp_path / "users.json", client, host).get("/nowhere").status_code == status
+
+
+def test_with_passwords_other_machines_are_answered(tmp_path: Path) -> None:
+    users = tmp_path / "users.json"
+    add_user(users, "anna", "annotator", "a long password")
+    client = guarded(users, "10.0.0.7", "review.example")
+    assert client.get("/nowhere").status_code == 401
+    assert client.get("/nowhere", auth=("anna", "a long password")).status_code == 404
+    users.write_text("damaged")
+    answer = client.get("/nowhere", auth=("anna", "a long password"))
+    assert (answer.status_code, "users.json" in answer.json()["detail"]) == (503, True)  # nobody, rather than everybody
+
+
+def test_a_failure_is_answered_in_one_line_without_a_trace_or_a_path(tmp_path: Path) -> None:
+    answer = guarded(tmp_path / "users.json").get("/boom")
+    assert answer.status_code == 500
+    assert answer.json() == {"detail": "the server failed at this request; its log says why"}
+
+
+def test_bodies_are_bounded_by_what_is_stated_and_by_what_comes(tmp_path: Path) -> None:
+    client = guarded(tmp_path / "users.json")
+    assert client.put("/datastore/label", content=bytes(2_000_000)).json() == 2_000_000
+    for content in (bytes(2_000_001), iter([bytes(1_500_000), bytes(600_000)])):
+        answer = client.put("/datastore/label", content=content)
+        assert answer.status_code == 413
+        assert answer.json()["detail"].startswith("larger than the 2 MB allowed")
+    assert client.put("/elsewhere", content=bytes(1_100_000)).status_code == 413
+    assert client.put("/datastore/label", content=b"a", headers={"Content-Length": "x"}).status_code == 400
+
+
+def test_pages_of_other_origins_send_nothing(tmp_path: Path) -> None:
+    client = guarded(tmp_path / "users.json")
+    for origin, status in (("http://127.0.0.1", 200), ("http://127.0.0.1:81", 403), ("null", 403)):
+        assert client.put("/datastore/label", content=b"a", headers={"Origin": origin}).status_code == status
+
+
+def test_what_a_killed_server_left_is_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setitem(sys.modules, "monailabel.app", ModuleType("monailabel.app"))
+    left, alive = tmp_path / ".uploads" / "4194303", tmp_path / ".uploads" / "1"
+    old, new = tmp_path / ".incoming" / "old.nii.gz", tmp_path / ".incoming" / "new.nii.gz"
+    for folder in (left, alive, tmp_path / ".incoming"):
+        folder.mkdir(parents=True)
+    for file in (left / "a.nii.gz", old, new):
+        file.write_bytes(b"a scan")
+    os.utime(old, (5, 5))
+    part("uploads").keep_uploads_private(tmp_path)
+    assert not left.exists()
+    assert alive.exists()  # another server's
+    assert not old.exists()
+    assert new.exists()
+    mine = Path(tempfile.gettempdir())
+    assert mine.parent == tmp_path / ".uploads"
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (mine, mine.parent)] == [0o700, 0o700]
