@@ -188,8 +188,8 @@ def report(studies: Path, state: Saves, kills: int, clients: int, seconds: float
     versions = sum(map(len, found.values()))
     left = [path for path in (studies / "labels").rglob("*") if PARTIAL_MARK in path.name]
     print(
-        f"{state.count()} saves acknowledged by {clients} clients, {state.refused} cut off or not answered, {kills} kills, "
-        f"{seconds:.0f} s: {len(lost)} lost; {versions} labels readable in latest and former versions; "
+        f"{state.count()} saves acknowledged by {clients} clients, {state.refused} cut off or not answered, "
+        f"{kills} kills, {seconds:.0f} s: {len(lost)} lost; {versions} labels readable in latest and former versions; "
         f"{STORE_FILE} unreadable {state.unreadable} times, {len(whole['objects'])} cases in it; "
         f"{len(left)} unfinished files left"
     )
