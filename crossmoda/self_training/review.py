@@ -357,10 +357,8 @@ def serve_command(run: str | Path, port: int = 8000, host: str = "127.0.0.1", st
     print(f"{cases} cases of {run} are ready for review in {folder}.")
     print(f"Starting MONAI Label at http://{host}:{port} (about 20 s; stop with Ctrl-C).")
     print(f"In 3D Slicer: module 'MONAI Label', enter http://{host}:{port} as server, press the green arrows, then")
-    print(
-        "'Next Sample', correct the segments, 'Submit Label'. Module 'MONAILabelReviewer' approves and flags.",
-        flush=True,
-    )
+    print("'Next Sample', correct the segments, 'Submit Label'. Module 'MONAILabelReviewer' approves and flags.")
+    print(f"Without 3D Slicer: look at all cases and judge them at http://{host}:{port}/crossmoda/triage", flush=True)
     command = server_arguments(run, folder, port, host)
     try:
         return subprocess.run(command, cwd=APP.parents[1], env=server_environment(), check=False).returncode

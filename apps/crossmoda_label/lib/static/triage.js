@@ -303,7 +303,7 @@ async function prepare(one) {
 
 function showFacts(one) {
   byId("title").textContent = one.case;
-  byId("verdict").replaceChildren(element("span", `badge ${one.status}`, one.status), " ", verdictOf(one).slice(one.status.length));
+  byId("verdict").replaceChildren(element("span", `badge ${one.status}`, one.status), " ", verdictOf(one).slice(one.status.length).replace(/^, /, ""));
   const facts = [["Uncertainty", uncertaintyText(one)], ["Site", one.site], ["Label", one.tag ?? "none"], ["Round", one.round],
     ...(volumesOf(one) ?? []).map(([name, volume]) => [name, millilitres(volume)]), ["Comment", one.comment]];
   byId("facts").replaceChildren(...facts.filter(([, value]) => value !== "" && value !== null).flatMap(
