@@ -6,7 +6,8 @@
 The run is not changed: its pseudo-labels are published into a temporary folder. Clients save labels with 3D Slicer's
 own client until the server has acknowledged as many as asked for, and begin again at every refusal. Meanwhile the
 server is killed and started again, and ``datastore_v2.json`` is read over and over. In the end every acknowledged label
-must be there, readable, as its case's latest or as a former version. Exit status 0 only if all of that holds.
+must be there, readable, as its case's latest or as a former version, and in the history, which must agree with the
+files. Exit status 0 only if all of that holds.
 Takes about 25 seconds for every kill, most of it the server's start.
 """
 
@@ -37,6 +38,8 @@ import numpy as np
 from crossmoda.data.volumes import read_grid, read_volume, write_volume
 from crossmoda.files import PARTIAL_MARK
 from crossmoda.self_training.review import publish, server_arguments, server_environment
+from crossmoda.self_training.review_events import SAVED
+from crossmoda.self_training.review_history import history, problems
 from crossmoda.self_training.review_store import STORE_FILE, ReviewStore
 
 START_SECONDS = 240.0
@@ -186,14 +189,18 @@ def report(studies: Path, state: Saves, kills: int, clients: int, seconds: float
     for image_id, number in lost:
         print(f"lost: label {number} of {image_id}")
     versions = sum(map(len, found.values()))
+    disagreements = problems(studies)
+    print("\n".join(disagreements[:20]), end="\n" if disagreements else "")
+    recorded = sum(event["event"] == SAVED for event in history(studies))
     left = [path for path in (studies / "labels").rglob("*") if PARTIAL_MARK in path.name]
     print(
         f"{state.count()} saves acknowledged by {clients} clients, {state.refused} cut off or not answered, "
         f"{kills} kills, {seconds:.0f} s: {len(lost)} lost; {versions} labels readable in latest and former versions; "
         f"{STORE_FILE} unreadable {state.unreadable} times, {len(whole['objects'])} cases in it; "
-        f"{len(left)} unfinished files left"
+        f"{len(left)} unfinished files left; {recorded} saves in the history, {len(disagreements)} disagreements"
     )
-    return not lost and not state.unreadable and state.count() >= state.wanted
+    complete = not disagreements and recorded >= state.count() >= state.wanted
+    return not lost and not state.unreadable and complete
 
 
 def scan_of(studies: Path, image_id: str) -> Path:

@@ -18,3 +18,4 @@ def test_acknowledged_saves_outlive_kills(tmp_path: Path, repository: Path) -> N
     assert done.returncode == 0, done.stdout + done.stderr
     assert "0 lost" in done.stdout
     assert "unreadable 0 times, 3 cases in it; 0 unfinished" in done.stdout
+    assert "0 disagreements" in done.stdout
