@@ -284,6 +284,9 @@ def test_there_are_at_least_fifty_malformed_requests() -> None:
 def test_after_them_the_server_works_as_before_and_has_logged_no_names(served: Served, slicer: Any) -> None:
     assert slicer.info()["datastore"] == {"total": 3, "completed": 0, "label_tags": {"original": 3}}
     assert slicer.next_sample("first", {"comment": MARK})["id"] == IMAGE
+    slicer.infer(MODEL, IMAGE, {"comment": MARK})
+    said = params({"segmentationMeta": {"comment": MARK}})
+    assert requests.put(served.url + META, data=said, timeout=60).status_code == 200
     assert MARK not in served.log.read_text()
 
 
