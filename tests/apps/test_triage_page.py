@@ -286,3 +286,9 @@ def test_a_new_label_gets_a_new_picture(served: Served, page: Browser, slicer: A
     page.wait_for("document.querySelector('.card').innerText.includes('cochlea 0.000 mL')")
     assert "corrected" in page.text(".card")
     assert "user-anna" in page.text(".card")
+
+
+def test_a_link_leads_to_the_history_by_the_keyboard_too(page: Browser) -> None:
+    page.evaluate("document.querySelector('header a').focus()")
+    page.press("Enter")
+    page.wait_for("location.pathname === '/crossmoda/history' && document.body.innerText.includes('Dr. Berg')")

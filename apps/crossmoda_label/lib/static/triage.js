@@ -533,7 +533,7 @@ function inTurnOn(work) {
 function onKey(event) {
   if (byId("ask").open || event.ctrlKey || event.metaKey || event.altKey) return;
   if (event.target.closest("input, select")) return;
-  if (event.key === "Enter" && event.target.closest("button")) return;
+  if (event.key === "Enter" && event.target.closest("button, a")) return;
   const command = COMMANDS[state.view][KEYS[event.key] ?? KEYS[event.key.toLowerCase()]];
   if (!command) return;
   event.preventDefault();
