@@ -228,7 +228,7 @@ def test_a_ce_t1_scan_of_a_session_comes_back_as_pseudo_hrt2_which_cannot_be_sav
     assert 0 <= rendered.array.min() < rendered.array.max() <= 1
     assert len(np.unique(rendered.array)) > 100  # an image, no mask
     assert answer["label_names"] == {}
-    with pytest.raises(Exception, match="Status: 422.*renders an image, which is no label to save"):
+    with pytest.raises(Exception, match=r"Status: 422.*renders an image, which is no label to save"):
         slicer.infer("pseudo_hrt2_cyclegan", "case.1_hrT2", {"save_label": True})
     assert slicer.remove_session(session)
 
