@@ -13,6 +13,7 @@ import sys
 import uuid
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from importlib.util import find_spec
@@ -29,6 +30,7 @@ from crossmoda.labels import model_labels
 from crossmoda.self_training.review_access import require_safe_host
 from crossmoda.self_training.review_changes import started_from
 from crossmoda.self_training.review_events import OWN_FACTS
+from crossmoda.self_training.review_info import meta_of
 from crossmoda.self_training.review_labels import (
     label_info_of,
     names_in_order,
@@ -211,7 +213,7 @@ def label_in_store(
 ) -> Reviewed:
     """Return what the store knows of one label of an object that has it."""
     info = entry["labels"][tag]["info"]
-    meta = info.get("segmentationMeta") or {}
+    meta = meta_of(info)
     path = store.label_path(image_id, tag, entry["labels"][tag]["ext"])
     image = store.image_path(image_id, entry)
     return Reviewed(
@@ -243,14 +245,17 @@ def _age_key(tag: str, info: Mapping[str, Any]) -> tuple[int, int, int]:
 
 def status_of(info: Mapping[str, Any]) -> str:
     """Return a reviewer's verdict on a label, given its info: ``approved``, ``flagged`` or empty."""
-    status = str((info.get("segmentationMeta") or {}).get("status") or "").lower()
+    status = str(meta_of(info).get("status") or "").lower()
     return status if status in VERDICTS else ""
 
 
 def when_of(info: Mapping[str, Any], meta: Mapping[str, Any]) -> str:
-    """Return when a label was judged, or else saved: ISO 8601, UTC."""
-    seconds = next((time for time in (meta.get("editTime"), info.get("ts")) if isinstance(time, (int, float))), 0)
-    return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="seconds")
+    """Return when a label was judged, or else saved: ISO 8601, UTC; 1970 where neither is a time."""
+    for seconds in (meta.get("editTime"), info.get("ts"), 0):
+        if isinstance(seconds, (int, float)):
+            with suppress(ValueError, OverflowError, OSError):  # not finite, or of no year that a date can have
+                return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="seconds")
+    raise AssertionError("0 is a time")
 
 
 def values_of(info: Mapping[str, Any], structures: Sequence[str], what: str) -> dict[str, int]:

@@ -23,6 +23,7 @@ from crossmoda.errors import CrossmodaError
 from crossmoda.files import atomic_path, hash_of, read_json, sha256_of, write_json
 from crossmoda.labels import COLOURS
 from crossmoda.self_training.review import CORRECTED, deciding_tag, status_of, values_of, when_of
+from crossmoda.self_training.review_info import meta_of
 from crossmoda.self_training.review_pictures import (
     PLANES,
     WALL_MM,
@@ -143,7 +144,7 @@ class ReviewCases:
         tag = deciding or (ORIGINAL if ORIGINAL in labels else None)
         info = labels[tag]["info"] if tag else {}
         sha256 = self._sha256_of_label(image_id, tag, labels) if tag else ""
-        meta = info.get("segmentationMeta") or {}
+        meta = meta_of(info)
         said = {key: str(meta.get(key) or "") for key in ("status", "level", "approvedBy", "comment")}
         touched = bool(deciding or any(said.values()))
         return {

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime, timezone
 from typing import Any
 
+from crossmoda.self_training.review_info import meta_of
 from crossmoda.self_training.review_tags import FINAL, ORIGINAL
 
 Event = dict[str, Any]
@@ -275,7 +276,7 @@ def _marks(entry: Mapping[str, Any], besides: str = "") -> dict[str, tuple[set[s
             who = info.get("user") or info.get("client_id") or "somebody"
             place = f"{info['archived_from']} (now {tag})" if info.get("archived_from") else tag
             found[mark] = (_identities(info), f"{who} saved {place} at {info.get('saved', 'an unknown time')}")
-        meta = info.get("segmentationMeta") or {}
+        meta = meta_of(info)
         if tag != besides and meta.get("status"):
             who = str(info.get("judged_by") or meta.get("approvedBy") or "")
             said = f"{who or 'somebody'} said '{meta['status']}' of {tag}"

@@ -8,13 +8,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from crossmoda.errors import CrossmodaError
+from crossmoda.self_training.review_order import MEASURES
 
 # What the store itself says of a label or a scan; clients cannot set it.
 LABEL_FACTS = (
     *("values", "label_info", "sha256", "name", "structures", "ts", "saved"),
     *("archived_from", "archived", "recovered"),
 )
-IMAGE_FACTS = ("case", "site", "uncertainty", "quarantined", "name", "path", "ts", "strategy")
+IMAGE_FACTS = ("case", "site", *MEASURES, "quarantined", "name", "path", "ts", "strategy")
 LONGEST = 262_144  # characters of one JSON text
 
 _DEEPEST = 16
@@ -83,6 +84,12 @@ def require_image_info(info: Mapping[str, Any]) -> None:
     for key in IMAGE_FACTS:
         if key in info:
             raise CrossmodaError(f"image info: '{key}' is set by the server; leave it out")
+
+
+def meta_of(info: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what a reviewer said of a label, given its info; nothing where a file edited by hand holds no object."""
+    meta = info.get("segmentationMeta")
+    return meta if isinstance(meta, Mapping) else {}
 
 
 def require_client_id(params: Mapping[str, Any]) -> None:

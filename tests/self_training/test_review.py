@@ -422,6 +422,18 @@ def test_a_taken_port_is_named_before_anything_starts(run: Path) -> None:
             review.serve_command(run, port=taken.getsockname()[1])
 
 
+@pytest.mark.parametrize("meta", ["approved", ["approved"], {"status": "approved", "editTime": 1e300}])
+def test_what_somebody_wrote_into_the_file_by_hand_does_not_stop_the_review(
+    studies: Path, meta: Any, upload: Upload
+) -> None:
+    upload(blocks(vs=1, cochlea=2), ["vs", "cochlea"])
+    with ReviewStore(studies).edit() as model:
+        model["objects"][FIRST]["labels"]["final"]["info"]["segmentationMeta"] = meta
+    (found,) = collect(studies, STRUCTURES).values()
+    assert found.status == ("approved" if isinstance(meta, dict) else "corrected")
+    assert found.when == read_json(studies / "datastore_v2.json")["objects"][FIRST]["labels"]["final"]["info"]["saved"]
+
+
 # --- What cases are ordered by, and scores ---
 
 
