@@ -215,6 +215,24 @@ def test_a_reviewer_s_own_version_is_stored_by_name(served: Served, reviewer: An
     assert collect(served.studies, STRUCTURES)["case.1"].status == "approved"
 
 
+def test_options_of_the_panel_change_the_prediction_and_wrong_ones_are_refused(served: Served, slicer: Any) -> None:
+    config = slicer.info()["models"][MODEL]["config"]
+    assert (config["window_overlap"], config["mirrored"]) == (0.25, False)
+
+    def mask(**options: Any) -> np.ndarray:
+        file, _ = slicer.infer(MODEL, "case.2_hrT2", {"result_extension": ".nrrd", **options})
+        return read_volume(file).array
+
+    plain = mask()
+    np.testing.assert_array_equal(mask(window_overlap=0.25, mirrored=False), plain)
+    assert not np.array_equal(mask(mirrored=True), plain)  # an untrained network knows no symmetry
+    assert not np.array_equal(mask(window_overlap="0.75"), plain)  # text, as a panel sends it
+    np.testing.assert_array_equal(mask(), plain)  # nothing is kept from one request to the next
+    for wrong in ({"window_overlap": 1.0}, {"window_overlap": "much"}, {"mirrored": "perhaps"}):
+        with pytest.raises(Exception, match=rf"Status: 422.*{next(iter(wrong))} .*: give "):
+            mask(**wrong)
+
+
 def test_a_ce_t1_scan_of_a_session_comes_back_as_pseudo_hrt2_which_cannot_be_saved_as_a_label(
     served: Served, slicer: Any, tmp_path: Path
 ) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+from monai.bundle import ConfigParser
 from monailabel.interfaces.tasks.infer_v2 import InferType
 
+from crossmoda.errors import CrossmodaError
 from crossmoda.labels import model_labels
 from crossmoda.self_training.review import read_current
 from crossmoda.self_training.work import BundleUse
@@ -23,10 +26,16 @@ SERVED = (
     "keep_one_tumour",
     "amp",
 )
+OPTIONS = "displayable_configs"  # what MONAI Label shows in 3D Slicer's panel of options, and takes from a request
+LARGEST_OVERLAP = 0.9
 
 
 class Segmenter(RunBundle):
     """Segment an hrT2 scan; the mask is NIfTI uint8 unless the request asks for another format.
+
+    A network that slides over the scan has two options in 3D Slicer's panel: ``window_overlap``, the share of a window
+    that its neighbour covers too (more is slower and smoother), and ``mirrored``, which averages the prediction with
+    that of the mirror image (twice as long, a little surer). Both begin as the run has them.
 
     Args:
         run: the run folder.
@@ -42,3 +51,52 @@ class Segmenter(RunBundle):
         super().__init__(use, run / current["segmenter"], f"{run / 'current.json'}", InferType.SEGMENTATION, SERVED)
         self.labels = model_labels(current["structures"])
         self.description: str = f"Segmenter of round {current['round']} of {run.name}"
+
+    def _load_bundle_config(self, path: str, config: str) -> ConfigParser:
+        """Return the bundle's configuration with the run's settings, its options where a request can change them."""
+        parser = super()._load_bundle_config(path, config)
+        if parser["sliding_window"]["_target_"] != "SlidingWindowInferer":  # nnU-Net, and models put together
+            return parser
+        parser.update(
+            {
+                OPTIONS: {"window_overlap": parser["window_overlap"], "mirrored": False},
+                "window_overlap": f"@{OPTIONS}::window_overlap",
+                "inferer": {
+                    "_target_": "crossmoda.segmentation.inferers.FlipAveragingInferer",
+                    "inferer": parser["inferer"],
+                    "flips": f"$[[0]] if @{OPTIONS}::mirrored else []",  # left-right, the one symmetry of a head
+                },
+            }
+        )
+        return parser
+
+    def __call__(self, request: dict[str, Any], callbacks: Any = None) -> tuple[Any, dict[str, Any]]:
+        """Segment the request's image; see ``BasicInferTask``.
+
+        Raises:
+            CrossmodaError: an option is not what it can be.
+        """
+        options = self._config.keys() & request.keys() & CHECKS.keys()
+        return super().__call__({**request, **{name: CHECKS[name](request[name]) for name in options}}, callbacks)
+
+
+def checked_overlap(value: Any) -> float:
+    """Return a share of a window, also from the text that a panel of options may send."""
+    try:
+        overlap = float(value)
+    except (TypeError, ValueError):
+        overlap = -1.0
+    if not 0 <= overlap <= LARGEST_OVERLAP:
+        raise CrossmodaError(f"window_overlap {str(value)[:40]!r}: give a share from 0 to {LARGEST_OVERLAP}")
+    return overlap
+
+
+def checked_switch(value: Any) -> bool:
+    """Return whether an option is on, also from text."""
+    known = {"true": True, "false": False}
+    if str(value).lower() not in known:
+        raise CrossmodaError(f"mirrored {str(value)[:40]!r}: give true or false")
+    return known[str(value).lower()]
+
+
+CHECKS = {"window_overlap": checked_overlap, "mirrored": checked_switch}
