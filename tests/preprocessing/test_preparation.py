@@ -59,7 +59,7 @@ def deconvolved_by_hand(array: np.ndarray) -> np.ndarray:
     """Return two steps of f <- f + (g - h * f), the widths written along the file's axes."""
     sharp = array.copy()
     for _ in range(2):
-        sharp = sharp + array - ndimage.gaussian_filter(sharp, (2.5 / 1.5, 1.0 / 0.5, 1.2 / 0.6), mode="nearest")
+        sharp = sharp + array - ndimage.gaussian_filter(sharp, (2.5 / 1.5, 1.0 / 0.5, 1.2 / 0.6), mode="reflect")
     return np.clip(sharp, array.min(), array.max())
 
 

@@ -97,7 +97,8 @@ def test_of_members_each_is_cut_short_in_its_own_settings(recipe: Any) -> None:
     assert list(alternatives(salle.work.segmenter)) == [""]
     members = settings_of(short, "members")["members"]
     assert members["vs"]["overlays"] == ["nnunet.yaml", "prepare_deconvolved.yaml", "prepare_windowed.yaml"]
-    assert members["vs"]["settings"]["target_spacing"] == [1.2, 1.2, 1.5]
+    coarser = 1.2 * (20 / 8) ** 0.5  # 20 networks share the pixels of eight
+    assert members["vs"]["settings"]["target_spacing"] == pytest.approx([coarser, coarser, 1.5])
     served = members["cochlea"]["inference_settings"]
     assert served == {"amp": True, "use_folds": [0, 0], "window_mm": pytest.approx([88 * 1.2, 64 * 1.2])}
     assert lengths(short) == {name: Length(1, 2, 6 + 1, 0.5) for name in ("vs 3d_fullres", "cochlea 3d_fullres")}
