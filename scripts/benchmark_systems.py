@@ -282,11 +282,11 @@ def train_system(files: list[str], data: Path, run: Path, settings: Settings) ->
     same = before.get("made_of") == made_of
     if time.monotonic() - started > 1 or not same:
         mib = max(before["mib"] if same else 0, peak_mib(), peak_of_children_mib())
-        write_json(run / COST_FILE, {**step_minutes(run), "mib": round(mib), "made_of": made_of})
+        write_json(run / COST_FILE, {**cost_of_steps(run), "mib": round(mib), "made_of": made_of})
 
 
-def step_minutes(run: Path) -> dict[str, Any]:
-    """Return the ``minutes`` of all recorded steps of a run's rounds.
+def cost_of_steps(run: Path) -> dict[str, Any]:
+    """Return ``minutes`` of all recorded steps of a run's rounds.
 
     Of a step that was interrupted only the last try is recorded; ``interrupted`` tells whether there is one.
     """

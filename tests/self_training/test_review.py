@@ -75,12 +75,6 @@ def run(tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-@pytest.fixture
-def studies(run: Path) -> Path:
-    publish(run, run / "review")
-    return run / "review"
-
-
 Upload = Callable[..., str]
 
 

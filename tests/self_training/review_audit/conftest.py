@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from crossmoda.files import read_json, write_json
-from crossmoda.self_training.review import publish, store_upload
+from crossmoda.self_training.review import store_upload
 from crossmoda.self_training.review_audit import read_events
 from crossmoda.self_training.review_store import STORE_FILE, ReviewStore
 
@@ -53,12 +53,6 @@ def run(tmp_path: Path) -> Path:
         save(tmp_path / "run" / "scans" / f"{case}_hrT2.nii.gz", np.full(SHAPE, index + 1, np.float32))
     write_round(tmp_path / "run", 0, label_map(vs=8))
     return tmp_path / "run"
-
-
-@pytest.fixture
-def studies(run: Path) -> Path:
-    publish(run, run / "review")
-    return run / "review"
 
 
 Upload = Callable[..., str]
