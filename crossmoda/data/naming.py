@@ -9,6 +9,7 @@ from pathlib import Path
 from crossmoda.errors import CrossmodaError
 
 EXTENSIONS = (".nii.gz", ".nii", ".nrrd", ".mha")  # formats that the project reads
+LABEL_SUFFIX = "_Label.nii.gz"  # after the case id: how the challenge names label maps, and how the project writes them
 
 SOURCE_WORDS = frozenset({"cet1", "t1", "t1c", "t1ce", "t1gd", "t1w", "cet1w"})
 TARGET_WORDS = frozenset({"hrt2", "t2", "t2w", "hrt2w"})

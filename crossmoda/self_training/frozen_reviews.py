@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from crossmoda.data.naming import LABEL_SUFFIX
 from crossmoda.files import read_json, sha256_of, write_json
 
 REVIEWS_FILE = "reviews.json"
@@ -51,8 +52,8 @@ def freeze_reviews(studies: Path | None, output: Path, structures: Sequence[str]
     frozen = []
     for case, review in _collect(studies, structures).items():
         entry = {"case": case, "status": review.status, "who": review.who, "when": review.when, "label": None}
-        if review.status != "flagged":
-            name = f"{case}_Label.nii.gz"
+        if review.status != FLAGGED:
+            name = f"{case}{LABEL_SUFFIX}"
             shutil.copyfile(review.label, output / name)
             entry |= {"label": name, "sha256": sha256_of(output / name)}
         frozen.append(entry)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from crossmoda.data.naming import LABEL_SUFFIX
 from crossmoda.data.volumes import Volume, read_volume, same_grid, voxel_volume_mm3, write_volume
 from crossmoda.errors import CrossmodaError
 from crossmoda.files import read_json, write_json
@@ -19,7 +20,6 @@ from crossmoda.self_training.candidates import LEFT_OUT, WRITTEN_BY, Candidate, 
 from crossmoda.self_training.datalists import Item, content_hash, pseudo_label_item
 from crossmoda.self_training.frozen_reviews import FrozenReview, read_frozen_reviews
 
-LABEL_SUFFIX = "_Label.nii.gz"
 CONFIDENCE_SUFFIX = "_confidence.nii.gz"
 FATES = "fates.json"
 ACCEPTED = "accepted"

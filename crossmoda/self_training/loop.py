@@ -24,6 +24,7 @@ from ignite.engine import Engine
 from monai.bundle import ConfigParser, ConfigWorkflow
 
 from crossmoda.data.datalist import load_datalist, save_datalist
+from crossmoda.data.naming import LABEL_SUFFIX
 from crossmoda.engines.devices import device_here
 from crossmoda.errors import CrossmodaError
 from crossmoda.files import read_json, remove_leavings, write_json, write_text
@@ -31,7 +32,7 @@ from crossmoda.launching import launcher_for
 from crossmoda.self_training.blending import TumourBlending
 from crossmoda.self_training.bundles import require_known_settings
 from crossmoda.self_training.candidates import Rule
-from crossmoda.self_training.labelling import FATES, LABEL_SUFFIX, accepted, not_shown, why_left_out
+from crossmoda.self_training.labelling import FATES, accepted, not_shown, why_left_out
 from crossmoda.self_training.plan import PREDICTED, PlannedStep, PlansSteps, round_steps
 from crossmoda.self_training.progress import Progress
 from crossmoda.self_training.rounds import FromRound, RoundMethod, RoundMethods

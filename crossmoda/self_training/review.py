@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 
 from crossmoda.data.datalist import load_datalist
-from crossmoda.data.volumes import case_name, read_grid, read_volume, write_volume
+from crossmoda.data.naming import LABEL_SUFFIX
+from crossmoda.data.volumes import case_name, read_grid, read_volume, same_grid, write_volume
 from crossmoda.errors import CrossmodaError
 from crossmoda.files import read_json, sha256_of
 from crossmoda.labels import model_labels
@@ -45,7 +46,6 @@ from crossmoda.self_training.review_store import FINAL, ORIGINAL, ReviewStore, c
 
 APPROVED, FLAGGED, CORRECTED = "approved", "flagged", "corrected"
 VERDICTS = (APPROVED, FLAGGED)  # what a reviewer may say of a label
-LABEL_SUFFIX = "_Label.nii.gz"
 APP = Path(__file__).resolve().parents[2] / "apps" / "crossmoda_label"
 
 

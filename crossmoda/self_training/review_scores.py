@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from crossmoda.data.naming import LABEL_SUFFIX
 from crossmoda.data.volumes import read_grid, same_grid, spacing_mm
 from crossmoda.errors import CrossmodaError
 from crossmoda.evaluation.aggregate import read_label_map
 from crossmoda.evaluation.metrics import structure_scores
 from crossmoda.labels import mask_of, model_labels
-from crossmoda.self_training.labelling import LABEL_SUFFIX
 from crossmoda.self_training.review import label_in_store
 from crossmoda.self_training.review_store import FINAL, ORIGINAL, ReviewStore
 

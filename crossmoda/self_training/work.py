@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from crossmoda.data.datalist import load_datalist, save_datalist
+from crossmoda.data.naming import LABEL_SUFFIX
 from crossmoda.data.volumes import read_volume, write_volume
 from crossmoda.engines import seed_everything
 from crossmoda.errors import CrossmodaError
@@ -30,7 +31,7 @@ from crossmoda.self_training.datalists import (
     with_truth,
 )
 from crossmoda.self_training.frozen_reviews import freeze_reviews
-from crossmoda.self_training.labelling import LABEL_SUFFIX, Labelling, require_measured, require_trust_read
+from crossmoda.self_training.labelling import Labelling, require_measured, require_trust_read
 from crossmoda.self_training.plan import SCAN_DIR, SCANS, SEEN, SINGAN, PlannedStep
 from crossmoda.self_training.rounds import RoundMethod
 from crossmoda.self_training.steps import Step, StepFolder

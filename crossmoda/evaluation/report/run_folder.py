@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from crossmoda.data.datalist import load_datalist
+from crossmoda.data.naming import LABEL_SUFFIX
 from crossmoda.data.volumes import Volume, read_volume
 from crossmoda.errors import CrossmodaError
 from crossmoda.evaluation.aggregate import label_files
@@ -136,7 +137,7 @@ class RunFolder:
 
     def prediction(self, case: str) -> Masks:
         """Return the current model's masks of a case by structure; empty where there are none."""
-        path = self.path / self.current["predictions"] / f"{case}_Label.nii.gz"
+        path = self.path / self.current["predictions"] / f"{case}{LABEL_SUFFIX}"
         return read_masks(path, model_labels(self.structures), self.structures)
 
     def uncertainty(self, case: str) -> Volume | None:

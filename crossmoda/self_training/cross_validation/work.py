@@ -17,6 +17,7 @@ from monai.transforms import Compose
 
 from crossmoda.data.checks import MOST_THREADS
 from crossmoda.data.datalist import load_datalist, save_datalist
+from crossmoda.data.naming import LABEL_SUFFIX
 from crossmoda.data.transforms import LoadVolumed
 from crossmoda.data.volumes import Volume, same_grid
 from crossmoda.durations import duration_text
@@ -37,8 +38,6 @@ from crossmoda.self_training.datalists import content_hash
 from crossmoda.self_training.steps import Step, StepFolder
 
 logger = logging.getLogger(__name__)
-
-LABEL_SUFFIX = "_Label.nii.gz"
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,13 @@ import torch
 from monai.bundle import ConfigWorkflow
 
 from crossmoda.data.datalist import save_datalist
+from crossmoda.data.naming import LABEL_SUFFIX
 from crossmoda.errors import CrossmodaError
 from crossmoda.evaluation.aggregate import score_case, shared_structures
 from crossmoda.labels import model_labels
 from crossmoda.unknown_keys import require_known_keys
 
 Item = Mapping[str, Any]
-LABEL_SUFFIX = "_Label.nii.gz"
 
 
 class FixedSegmenter:
