@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import subprocess
@@ -34,6 +35,7 @@ from crossmoda.self_training.review_events import OWN_FACTS
 from crossmoda.self_training.review_info import meta_of
 from crossmoda.self_training.review_labels import (
     label_info_of,
+    GRID_TOLERANCE_MM,
     names_in_order,
     numbers_for,
     read_label,
@@ -42,7 +44,18 @@ from crossmoda.self_training.review_labels import (
     stored_values,
 )
 from crossmoda.self_training.review_order import case_measures, measures_of
-from crossmoda.self_training.review_store import FINAL, ORIGINAL, ReviewStore, check_tag, split_name, version_number
+from crossmoda.self_training.review_store import (
+    DICOMWEB,
+    FINAL,
+    ORIGINAL,
+    SERIES_FAULT,
+    ReviewStore,
+    check_tag,
+    split_name,
+    version_number,
+)
+
+logger = logging.getLogger(__name__)
 
 APPROVED, FLAGGED, CORRECTED = "approved", "flagged", "corrected"
 VERDICTS = (APPROVED, FLAGGED)  # what a reviewer may say of a label
@@ -103,8 +116,10 @@ def read_current(run: str | Path) -> dict[str, Any]:
 def publish(run: str | Path, studies: str | Path) -> int:
     """Put the current round's pseudo-labels (tag ``original``) beside the target scans and return the number of cases.
 
-    Scans are hard links where the disk allows. After a new round the same call refreshes the pseudo-labels of cases
-    that nobody has touched; a case with a label or a verdict by a person stays as that person saw it.
+    Scans are hard links where the disk allows. In a folder whose scans come from a DICOMweb server, the cases that are
+    named by their SeriesInstanceUID get pseudo-labels, the others are left out. After a new round the same call
+    refreshes the pseudo-labels of cases that nobody has touched; a case with a label or a verdict by a person stays as
+    that person saw it.
 
     Raises:
         CrossmodaError: the run has no finished round, or the folder holds other scans under the same names.
@@ -115,16 +130,38 @@ def publish(run: str | Path, studies: str | Path) -> int:
     measures = case_measures(run, current)
     store = ReviewStore(studies)
     store.recover()
+    published = 0
     with store.edit() as model:
         for item in items:
-            image_id, _ = split_name(Path(item["image"]).name)
             about = {key: value for key, value in {"case": item["case"], "site": item.get("site")}.items() if value}
             found = measures_of(item["case"], measures)
-            store.add_image(model, Path(item["image"]), image_id, {**about, **found})
+            image_id = _enter_scan(store, model, item, {**about, **found})
             label = run / current["predictions"] / f"{item['case']}{LABEL_SUFFIX}"
+            if image_id is None:
+                continue
+            published += 1
             if label.is_file():
                 _refresh_original(store, model, image_id, label, {**_provenance(current), **found})
-    return len(items)
+    return published
+
+
+def _enter_scan(
+    store: ReviewStore, model: dict[str, Any], item: Mapping[str, Any], info: Mapping[str, Any]
+) -> str | None:
+    """Enter a target case's scan into the store and return its id; None where a DICOMweb server has no such series."""
+    scan = Path(item["image"])
+    if DICOMWEB not in model:
+        image_id, _ = split_name(scan.name)
+        store.add_image(model, scan, image_id, info)
+        return image_id
+    entry = model["objects"].get(item["case"])
+    if entry is None or SERIES_FAULT in entry["image"]["info"]:
+        return None
+    if not same_grid(scan, store.image_path(item["case"], entry), GRID_TOLERANCE_MM):
+        logger.warning("%s: of another grid than the series on the server; it gets no pseudo-label", item["case"])
+        return None
+    entry["image"]["info"].update(info)
+    return str(item["case"])
 
 
 def store_prediction(
@@ -323,7 +360,9 @@ def review_command(run: str | Path, studies: str | Path | None = None) -> None:
         print(f"  {case}: {reviewed.status}" + (f" by {reviewed.who}" if reviewed.who else "") + f", {reviewed.when}")
     count = Counter(reviewed.status for reviewed in reviews.values())
     said = ", ".join(f"{count[status]} {status}" for status in (APPROVED, CORRECTED, FLAGGED))
-    print(f"{folder}: {cases} cases; {said}, {cases - len(reviews)} not reviewed yet")
+    entries = ReviewStore(folder).read()["objects"].values()
+    left = sum(bool(entry["image"]["info"].get("case")) and not has_verdict(entry) for entry in entries)
+    print(f"{folder}: {cases} cases; {said}, {left} not reviewed yet")
 
 
 def server_arguments(run: Path, studies: Path, port: int, host: str) -> list[str]:

@@ -15,7 +15,10 @@ LABEL_FACTS = (
     *("values", "label_info", "sha256", "name", "structures", "ts", "saved"),
     *("archived_from", "archived", "recovered"),
 )
-IMAGE_FACTS = ("case", "site", *MEASURES, "quarantined", "name", "path", "ts", "strategy")
+IMAGE_FACTS = (
+    *("case", "site", *MEASURES, "quarantined", "name", "path", "ts", "strategy"),
+    *("series", "series_fault", "segmentation"),
+)
 LONGEST = 262_144  # characters of one JSON text
 
 _DEEPEST = 16

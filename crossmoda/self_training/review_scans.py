@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from crossmoda.data.volumes import UNREADABLE, read_grid, read_volume, require_3d
 from crossmoda.errors import CrossmodaError
-from crossmoda.self_training.review_store import ReviewStore
+from crossmoda.self_training.review_store import SERIES_FAULT, ReviewStore
 
 QUARANTINED = "quarantined"  # key of a scan's info: why it is not handed out
 
@@ -33,13 +34,19 @@ def scan_fault(path: Path) -> str | None:
     return _known[key]
 
 
+def fault_in_store(store: ReviewStore, image_id: str, entry: Mapping[str, Any]) -> str | None:
+    """Return why a scan of a store cannot be used, or None; of a DICOM series it may have been known before."""
+    known = entry["image"]["info"].get(SERIES_FAULT)
+    return str(known) if known else scan_fault(store.image_path(image_id, entry))
+
+
 def quarantine(store: ReviewStore) -> dict[str, str]:
     """Check every scan of a store, enter the faults into its info, and return image id -> fault.
 
     A scan that has been mended is released.
     """
     objects = store.read()["objects"]
-    faults = {image_id: scan_fault(store.image_path(image_id, entry)) for image_id, entry in objects.items()}
+    faults = {image_id: fault_in_store(store, image_id, entry) for image_id, entry in objects.items()}
     changed = [
         image_id for image_id, fault in faults.items() if objects[image_id]["image"]["info"].get(QUARANTINED) != fault
     ]

@@ -38,6 +38,10 @@ BACKUP_FILE = ".datastore_v2.backup.json"  # the state before the last change
 LOCK_FILE = ".lock"
 LABEL_EXTENSION = ".nii.gz"
 LOCK_SECONDS = 60.0
+DICOMWEB = "dicomweb"  # key of the content: address of the server that the scans come from, see review_dicomweb
+SERIES_FAULT = "series_fault"  # key of a scan's info: why a series of that server has no file here
+
+UID = re.compile(r"[0-9]+(\.[0-9]+)+")  # of DICOM; the image ids of series
 
 _IMAGE_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,199}")
 _EMPTY: dict[str, Any] = {
@@ -269,7 +273,8 @@ class ReviewStore:
                 info = {"ts": int(time.time()), "name": image_id + extension}
                 objects[image_id] = {"image": {"ext": extension, "info": info}, "labels": {}}
         for image_id in [key for key, entry in objects.items() if not self.image_path(key, entry).is_file()]:
-            if set(objects[image_id]["labels"]) <= {ORIGINAL}:  # what a person said about a lost scan is kept
+            entry = objects[image_id]  # what a person said about a lost scan is kept
+            if set(entry["labels"]) <= {ORIGINAL} and SERIES_FAULT not in entry["image"]["info"]:
                 del objects[image_id]
 
     def _reconcile_labels(self, image_id: str, entry: Entry) -> None:
