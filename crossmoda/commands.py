@@ -267,18 +267,40 @@ class Commands:
 
         return audit_command(studies, str(csv), check=check, rebuild=rebuild)
 
-    def next_round(self, run: str, studies: str | None = None, scheduler: str | None = None) -> None:
+    def next_round(
+        self,
+        run: str,
+        studies: str | None = None,
+        scheduler: str | None = None,
+        device: str | None = None,
+        max_epochs: int | None = None,
+        warm_start: bool | None = None,
+        highest_uncertainty: float | None = None,
+        learn_from: str | None = None,
+    ) -> None:
         """Run one more round, which learns from the labels that clinicians have reviewed.
 
         Args:
             run: the run folder.
             studies: MONAI Label's folder; RUN/review by default.
             scheduler: of a Dask cluster whose workers do the steps: tcp://HOST:8786, or its --scheduler-file.
+            device: cpu, cuda, cuda:1 ...; the first GPU, or else the CPU, by default.
+            max_epochs: of the segmenter's training. This and the rest hold from this round on; not given, they stay.
+            warm_start: begin with the weights of the round before.
+            highest_uncertainty: of scans whose pseudo-label is learnt from, 0 to 1; 1 leaves none out.
+            learn_from: all labels of real scans that the rules accept, reviewed ones alone, or approved ones alone.
         """
         from crossmoda.self_training import continue_run
 
         show_progress()
-        current = continue_run(run, studies, scheduler)
+        options = {
+            "max_epochs": max_epochs,
+            "warm_start": warm_start,
+            "highest_uncertainty": highest_uncertainty,
+            "learn_from": learn_from,
+        }
+        given = {name: value for name, value in options.items() if value is not None}
+        current = continue_run(run, studies, scheduler, given, device)
         print(f"round {current['round']} is served now: {Path(run) / current['segmenter']}")
 
     def demo(self, run: str = "runs/demo", dataset: str = "runs/demo_data") -> None:

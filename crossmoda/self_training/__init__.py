@@ -8,6 +8,7 @@ from crossmoda.self_training.rounds import FromRound
 from crossmoda.self_training.selection import (
     KeepLargestComponent,
     KeepTwoCochleae,
+    LearnFromReviewed,
     RefineByContrast,
     RejectMostUncertain,
     RejectUncertain,
@@ -33,6 +34,7 @@ __all__ = [
     "FromRound",
     "KeepLargestComponent",
     "KeepTwoCochleae",
+    "LearnFromReviewed",
     "RefineByContrast",
     "RejectMostUncertain",
     "RejectUncertain",

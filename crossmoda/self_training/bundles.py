@@ -24,6 +24,7 @@ __all__ = ["PLACE_KEYS", "BundleUse", "in_one_line", "make_workflow", "require_k
 
 # What the loop hands to every segmenter, be there a use for it or not: nnU-Net has none for a crop.
 OF_ALL_SEGMENTERS = ("seed", "spacing", "crop_size", "structures")
+INITIAL_WEIGHTS = "initial_weights"  # setting of a training: the file to begin with
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,11 @@ class BundleUse:
     def launches(self) -> bool:
         """Tell whether the training launches trainings of its own: those of members apart, or nnU-Net's folds."""
         return self.has("train", APART) or self.has("train", NNUNET)
+
+    @property
+    def begins_with_weights(self) -> bool:
+        """Tell whether the training can begin with the weights of another one; nnU-Net's begins with random ones."""
+        return self.has("train", INITIAL_WEIGHTS) and not self.has("train", NNUNET)
 
     @property
     def torchrun_processes(self) -> int:

@@ -12,6 +12,7 @@ from crossmoda.data.naming import LABEL_SUFFIX
 from crossmoda.files import read_json, sha256_of, write_json
 
 REVIEWS_FILE = "reviews.json"
+APPROVED, CORRECTED, FLAGGED = "approved", "corrected", "flagged"  # what clinicians may have decided about a case
 FULL_WEIGHT = 1.0  # what a clinician has approved or corrected is truth to the next round
 
 
@@ -33,10 +34,15 @@ class FrozenReview:
     who: str | None
     when: str | None
 
-    def fate(self) -> dict[str, Any]:
-        """Return what the round's datalist says of the case: weight, status, who and when."""
-        used = self.label is not None
-        reason = f"{self.status} by a clinician" + ("" if used else ", left out")
+    def fate(self, admitted: bool = True) -> dict[str, Any]:
+        """Return what the round's datalist says of the case: weight, status, who and when.
+
+        Args:
+            admitted: whether the round learns from labels of this status.
+        """
+        used = admitted and self.label is not None
+        why = "" if used else ", left out" if admitted else f", left out until it is {APPROVED}"
+        reason = f"{self.status} by a clinician{why}"
         return {
             "status": self.status,
             "weight": FULL_WEIGHT if used else 0.0,

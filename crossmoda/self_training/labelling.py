@@ -19,10 +19,12 @@ from crossmoda.labels import mask_of
 from crossmoda.self_training.candidates import LEFT_OUT, WRITTEN_BY, Candidate, Cohort, Rule, apply_rules, not_written
 from crossmoda.self_training.datalists import Item, content_hash, pseudo_label_item
 from crossmoda.self_training.frozen_reviews import FrozenReview, read_frozen_reviews
+from crossmoda.self_training.reviewed_only import LearnFromReviewed
 
 CONFIDENCE_SUFFIX = "_confidence.nii.gz"
 FATES = "fates.json"
 ACCEPTED = "accepted"
+PSEUDO = "pseudo"  # status of a label that no clinician has reviewed
 ALSO_NAMED = {"crf_agreement": ("DenseCRF",)}  # what else must be in a prediction's configuration for a measurement
 READS_TRUST = "reads_trust=True"  # in a training's configuration that reads confidence maps and structure weights
 
@@ -101,11 +103,12 @@ class Labelling:
         write_json(output / FATES, fates)
 
     def _take_over(self, review: FrozenReview, output: Path) -> dict[str, Any]:
-        """Write a clinician's label, which no rule judges, and return the case's fate."""
+        """Write a clinician's label, which no rule judges but ``LearnFromReviewed``, and return the case's fate."""
         if review.label is not None:
             volume = read_volume(review.label)
             write_volume(output / f"{review.case}{LABEL_SUFFIX}", volume.array, volume.affine, dtype=np.uint8)
-        fate = review.fate()
+        limits = [rule for rule in self.rules if isinstance(rule, LearnFromReviewed)]
+        fate = review.fate(admitted=review.label is None or all(rule.admits(review.status) for rule in limits))
         return {"fate": _fate(fate["weight"]), **fate}
 
     def _label(self, item: Item, rules: Sequence[Rule], output: Path) -> dict[str, Any]:
@@ -118,7 +121,7 @@ class Labelling:
             write_volume(output / f"{case}{CONFIDENCE_SUFFIX}", candidate.confidence, volume.affine, dtype=np.float32)
         fate = {
             "fate": _fate(candidate.weight),
-            "status": "pseudo",
+            "status": PSEUDO,
             "weight": candidate.weight,
             "uncertainty": candidate.uncertainty,
             "reasons": list(candidate.reasons),
@@ -230,7 +233,7 @@ def why_left_out(items: Sequence[Mapping[str, Any]]) -> str:
     examples: dict[str, str] = {}
     for provenance in (item.get("provenance") or {} for item in items if not accepted([item])):
         last = (provenance.get("rules") or [{}])[-1]
-        by = last.get("rule", "clinicians" if provenance.get("status") == "flagged" else "nobody")
+        by = last.get("rule", "nobody" if provenance.get("status", PSEUDO) == PSEUDO else "clinicians")
         counts[by] += 1
         examples.setdefault(by, last.get("text", ""))
     return ", ".join(

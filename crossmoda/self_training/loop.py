@@ -35,6 +35,7 @@ from crossmoda.self_training.candidates import Rule
 from crossmoda.self_training.labelling import FATES, accepted, not_shown, why_left_out
 from crossmoda.self_training.plan import PREDICTED, PlannedStep, PlansSteps, round_steps
 from crossmoda.self_training.progress import Progress
+from crossmoda.self_training.round_options import options_of, with_options
 from crossmoda.self_training.rounds import FromRound, RoundMethod, RoundMethods
 from crossmoda.self_training.steps import StepFolder
 from crossmoda.self_training.views import WEIGHTS, View, files_read, trained, translated
@@ -403,16 +404,37 @@ def load_run(run: str | Path, **changes: Any) -> SelfTrainingLoop:
     return parser.get_parsed_content("trainer")
 
 
-def continue_run(run: str | Path, studies: str | Path | None = None, scheduler: str | None = None) -> dict[str, Any]:
-    """Run the next round, which learns from the labels reviewed in ``studies``, and return the new ``current.json``.
+def continue_run(
+    run: str | Path,
+    studies: str | Path | None = None,
+    scheduler: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    device: str | None = None,
+) -> dict[str, Any]:
+    """Run the next round, which learns from the labels that clinicians have reviewed.
 
-    With the ``scheduler`` of a Dask cluster, its workers do the steps.
     A further round that was begun and interrupted is finished instead.
+
+    Args:
+        run: the run folder.
+        studies: folder of the reviewed labels, by default the run's own.
+        scheduler: of a Dask cluster, whose workers then do the steps.
+        options: those of ``RoundOptions`` that change; they hold from this round on.
+        device: for all workflows; the first GPU, or else the CPU, by default.
+
+    Returns:
+        The new ``current.json``.
+
+    Raises:
+        CrossmodaError: there is no run in the folder, or an option is not what it can be.
     """
     run = Path(run)
-    current = read_json(run / "current.json")
+    number = read_json(run / "current.json")["round"] + 1
     changes = {"studies": str(studies)} if studies else {}
-    loop = load_run(run, max_epochs=current["round"] + 2, scheduler=scheduler, **changes)
+    loop = load_run(run, max_epochs=number + 1, scheduler=scheduler, device=device, **changes)
+    if options:
+        wanted = options_of(loop.methods.of(number)).changed(options)
+        loop.methods = with_options(loop.methods, number, wanted)
     loop.run()
     return read_json(run / "current.json")
 

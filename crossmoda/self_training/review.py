@@ -29,6 +29,7 @@ from crossmoda.data.volumes import case_name, read_grid, read_volume, same_grid,
 from crossmoda.errors import CrossmodaError
 from crossmoda.files import read_json, sha256_of
 from crossmoda.labels import model_labels
+from crossmoda.self_training.frozen_reviews import APPROVED, CORRECTED, FLAGGED
 from crossmoda.self_training.review_access import require_safe_host
 from crossmoda.self_training.review_changes import started_from
 from crossmoda.self_training.review_events import OWN_FACTS
@@ -57,7 +58,6 @@ from crossmoda.self_training.review_store import (
 
 logger = logging.getLogger(__name__)
 
-APPROVED, FLAGGED, CORRECTED = "approved", "flagged", "corrected"
 VERDICTS = (APPROVED, FLAGGED)  # what a reviewer may say of a label
 APP = Path(__file__).resolve().parents[2] / "apps" / "crossmoda_label"
 

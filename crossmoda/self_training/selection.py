@@ -29,6 +29,7 @@ from crossmoda.self_training.requirements import (
     RequireStructures,
     RequireVolume,
 )
+from crossmoda.self_training.reviewed_only import LearnFromReviewed
 from crossmoda.self_training.screening import KeepTwoCochleae, RemoveFarComponents, RemoveSmallComponents
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "Finding",
     "KeepLargestComponent",
     "KeepTwoCochleae",
+    "LearnFromReviewed",
     "Needs",
     "RefineByContrast",
     "RejectMostUncertain",

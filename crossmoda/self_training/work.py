@@ -21,7 +21,7 @@ from crossmoda.launching import Course, Launcher
 from crossmoda.segmentation.apart.members import ONLY_AUGMENTED
 from crossmoda.self_training import plan
 from crossmoda.self_training.blending import TumourBlending
-from crossmoda.self_training.bundles import BundleUse
+from crossmoda.self_training.bundles import INITIAL_WEIGHTS, BundleUse
 from crossmoda.self_training.candidates import Rule
 from crossmoda.self_training.datalists import (
     Item,
@@ -48,7 +48,6 @@ from crossmoda.translation.tumour_blending import PLAN
 
 PSEUDO_HRT2_SUFFIX = "_hrT2.nii.gz"
 AGREED = ("structures", "spacing", "prepare")  # between a segmenter's training and its inference
-INITIAL_WEIGHTS = "initial_weights"  # setting of the segmenter's training
 SEEN_DATALIST = "target_view.json"
 
 Metrics = dict[str, Any]
@@ -194,8 +193,8 @@ class Work:
         for key in AGREED:
             if train.get(key) != inference.get(key):
                 raise CrossmodaError(f"the segmenter's {key} differs between its training and its inference; give one")
-        if self.warm_start and not self.segmenter.has("train", INITIAL_WEIGHTS):
-            raise CrossmodaError(f"warm_start: this segmenter's training has no {INITIAL_WEIGHTS}; leave it out")
+        if self.warm_start and not self.segmenter.begins_with_weights:
+            raise CrossmodaError("warm_start: this segmenter's training cannot begin with weights; leave it out")
         needs = [rule.needs() for rule in self.rules]
         if any(need.measures or need.maps for need in needs) and before is not None:
             require_measured(self.rules, before.segmenter.config("inference"))

@@ -15,6 +15,7 @@ from crossmoda.errors import CrossmodaError
 from crossmoda.files import read_json, write_json
 from crossmoda.segmentation.cases import cases_to_learn
 from crossmoda.self_training import (
+    LearnFromReviewed,
     RejectUncertain,
     RequireAgreement,
     RequireProbability,
@@ -119,6 +120,22 @@ def test_what_clinicians_decided_passes_no_rule(folder: Path) -> None:
     assert "label" not in items["flagged"]
     assert fates["flagged"]["reasons"] == ["flagged by a clinician, left out"]
     assert [fates[case]["fate"] for case in ("sure", "doubtful")] == ["left out", "left out"]
+
+
+@pytest.mark.parametrize(("approved", "learnt"), [(False, ["approved", "corrected"]), (True, ["approved"])])
+def test_a_round_may_learn_from_reviewed_or_from_approved_labels_alone(
+    folder: Path, approved: bool, learnt: list[str]
+) -> None:
+    rules = [LearnFromReviewed(approved), WeightByCertainty()]
+    fates, items = fates_and_items(folder, rules)
+    assert [case for case in CASES if items[case]["weight"] > 0] == learnt
+    assert items["approved"]["weight"] == 1
+    assert fates["sure"]["reasons"] == ["no clinician has reviewed this scan"]
+    waiting = "corrected by a clinician" + (", left out until it is approved" if approved else "")
+    assert fates["corrected"]["reasons"] == [waiting]
+    assert fates["flagged"]["reasons"] == ["flagged by a clinician, left out"]
+    told = "LearnFromReviewed 2 (e.g. no clinician has reviewed this scan), clinicians " + ("2" if approved else "1")
+    assert why_left_out(list(items.values())) == told
 
 
 def test_a_round_tells_which_rules_left_cases_out_the_commonest_first(folder: Path) -> None:
