@@ -35,8 +35,8 @@ from crossmoda.self_training.review_changes import started_from
 from crossmoda.self_training.review_events import OWN_FACTS
 from crossmoda.self_training.review_info import meta_of
 from crossmoda.self_training.review_labels import (
-    label_info_of,
     GRID_TOLERANCE_MM,
+    label_info_of,
     names_in_order,
     numbers_for,
     read_label,
@@ -221,12 +221,16 @@ def collect(studies: str | Path, structures: Sequence[str]) -> dict[str, Reviewe
     if not Path(studies).is_dir():
         raise CrossmodaError(f"{studies}: no such folder; publish the run's pseudo-labels there first")
     store = ReviewStore(studies)
+    objects = store.recover()["objects"]
+    of_run = {entry["image"]["info"].get("case") for entry in objects.values()}
     found: dict[str, Reviewed] = {}
-    for image_id, entry in store.recover()["objects"].items():
+    for image_id, entry in objects.items():
         tag = deciding_tag(entry["labels"])
         if tag is None:
             continue
         reviewed = label_in_store(store, image_id, entry, tag, structures)
+        if reviewed.case in of_run and not entry["image"]["info"].get("case"):
+            continue  # a scan that somebody uploaded, whose name is like that of one of the run's
         found[reviewed.case] = reviewed if reviewed.status == FLAGGED else _in_numbers_of(structures, reviewed, store)
     return found
 
@@ -340,6 +344,8 @@ def store_upload(
     try:
         write_volume(accepted, label, affine, dtype=np.uint8)
         with store.edit() as model:
+            if image_id not in model["objects"]:
+                raise CrossmodaError(f"image '{image_id}': deleted in the meantime; ask for the next sample again")
             store.put_label(model, image_id, tag, accepted, kept)
     finally:
         accepted.unlink(missing_ok=True)
@@ -365,8 +371,8 @@ def review_command(run: str | Path, studies: str | Path | None = None) -> None:
     print(f"{folder}: {cases} cases; {said}, {left} not reviewed yet")
 
 
-def server_arguments(run: Path, studies: Path, port: int, host: str) -> list[str]:
-    """Return the command that starts MONAI Label on a run."""
+def server_arguments(run: Path, studies: Path | str, port: int, host: str) -> list[str]:
+    """Return the command that starts MONAI Label on a run; ``studies`` is a folder, or a DICOMweb server's address."""
     return [
         *(sys.executable, "-m", "monailabel.main", "start_server", "--app", str(APP), "--studies", str(studies)),
         *("--conf", "run", str(run), "--host", host, "--port", str(port)),

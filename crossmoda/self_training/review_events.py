@@ -160,13 +160,9 @@ def _handed_out(now: str, image_id: str, former: Mapping[str, Any], entry: Entry
     events, known = [], former["image"]["info"].get("strategy") or {}
     for strategy, last in (entry["image"]["info"].get("strategy") or {}).items():
         if isinstance(last, Mapping) and last != known.get(strategy):
-            who, start = str(last.get("user") or last.get("client_id") or ""), _current(entry)
+            who, start = _who(last), _current(entry)
             if who:
-                _remember(
-                    entry,
-                    str(last.get("client_id") or who),
-                    {"handed_out": now, **start, "seen": sorted(_marks(entry))},
-                )
+                _remember(entry, who, {"handed_out": now, **start, "seen": sorted(_marks(entry))})
             facts = {"model": start.get("model"), "round": start.get("round")}
             facts |= {"start_tag": start.get("tag"), "start_sha256": start.get("sha256"), "handed_out": now}
             events.append(_event(HANDED_OUT, now, image_id, entry, who=who, strategy=str(strategy), **facts))
@@ -176,7 +172,7 @@ def _handed_out(now: str, image_id: str, former: Mapping[str, Any], entry: Entry
 def _note_label(now: str, former: Mapping[str, Any], entry: Entry, tag: str) -> None:
     """Enter into a new label's info how it came to be."""
     info, known = entry["labels"][tag]["info"], former["labels"].get(tag)
-    who = str(info.get("user") or info.get("client_id") or "")
+    who = _who(info)
     if "recovered" in info:
         what = FOUND
     elif tag == ORIGINAL:
@@ -194,7 +190,7 @@ def _note_label(now: str, former: Mapping[str, Any], entry: Entry, tag: str) -> 
         start = info["started_from"]
         record |= {key: start[key] for key in ("model", "round") if key in start}
         handed_out = {"handed_out": info["handed_out"]} if "handed_out" in info else {}
-        _remember(entry, str(info.get("client_id") or who), {**handed_out, **record})
+        _remember(entry, who, {**handed_out, **record})
 
 
 def _note_circumstances(now: str, former: Mapping[str, Any], entry: Entry, tag: str) -> None:
@@ -247,7 +243,7 @@ def _current(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 def _record_of(entry: Mapping[str, Any], info: Mapping[str, Any]) -> dict[str, Any] | None:
     work = entry.get("work") or {}
-    return next((work[str(key)] for key in (info.get("client_id"), info.get("user")) if key and str(key) in work), None)
+    return work.get(_who(info))
 
 
 def _remember(entry: Entry, who: str, record: dict[str, Any]) -> None:
@@ -255,8 +251,16 @@ def _remember(entry: Entry, who: str, record: dict[str, Any]) -> None:
     entry["work"] = {**dict(list(work.items())[-WORKERS_REMEMBERED + 1 :]), who: record}
 
 
+def _who(info: Mapping[str, Any]) -> str:
+    """Return who saved a label or was handed a case: the user, else the client's name for itself.
+
+    The latter alone tells nobody apart who has left 3D Slicer's default, ``user-xyz``.
+    """
+    return str(info.get("user") or info.get("client_id") or "")
+
+
 def _identities(info: Mapping[str, Any]) -> set[str]:
-    return {str(info[key]) for key in ("user", "client_id") if info.get(key)}
+    return {_who(info)} - {""}
 
 
 def _others(first: set[str], second: set[str]) -> bool:
@@ -273,7 +277,7 @@ def _marks(entry: Mapping[str, Any], besides: str = "") -> dict[str, tuple[set[s
     for tag, label in entry["labels"].items():
         info, mark = label["info"], _mark(entry, tag)
         if tag not in (ORIGINAL, besides):
-            who = info.get("user") or info.get("client_id") or "somebody"
+            who = _who(info) or "somebody"
             place = f"{info['archived_from']} (now {tag})" if info.get("archived_from") else tag
             found[mark] = (_identities(info), f"{who} saved {place} at {info.get('saved', 'an unknown time')}")
         meta = meta_of(info)

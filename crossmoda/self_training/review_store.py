@@ -141,8 +141,9 @@ class ReviewStore:
                 model = _load(self.folder / BACKUP_FILE) or _copy_of(_EMPTY)
             before = _copy_of(model)
             self._reconcile_images(model["objects"])
+            files = self._label_files()
             for image_id, entry in model["objects"].items():
-                self._reconcile_labels(image_id, entry)
+                self._reconcile_labels(image_id, entry, files.get(image_id, {}))
             if model != before or not self.file.is_file() or has_unrecorded(model):
                 self._write(model, before)
             else:  # the process may have been killed between a change and its entry in the history
@@ -277,13 +278,19 @@ class ReviewStore:
             if set(entry["labels"]) <= {ORIGINAL} and SERIES_FAULT not in entry["image"]["info"]:
                 del objects[image_id]
 
-    def _reconcile_labels(self, image_id: str, entry: Entry) -> None:
+    def _label_files(self) -> dict[str, dict[str, Path]]:
+        """Return image id -> tag -> the newest file of that tag; each folder is read once, however many the cases."""
+        found: dict[str, dict[str, Path]] = {}
+        folders = [path for path in (self.folder / "labels").iterdir() if path.is_dir() and TAG.fullmatch(path.name)]
+        for folder in folders:
+            for path in sorted(folder.iterdir(), key=lambda file: file.stat().st_mtime):
+                image_id, extension = split_name(path.name)
+                if extension:
+                    found.setdefault(image_id, {})[folder.name] = path
+        return found
+
+    def _reconcile_labels(self, image_id: str, entry: Entry, found: Mapping[str, Path]) -> None:
         described = {label["info"].get("sha256"): label["info"] for label in entry["labels"].values()}
-        found: dict[str, Path] = {}
-        files = (self.folder / "labels").glob(f"*/{_glob_quoted(image_id)}.*")
-        for path in sorted(files, key=lambda file: file.stat().st_mtime):
-            if _is_of(path, image_id) and TAG.fullmatch(path.parent.name):
-                found[path.parent.name] = path
         for tag in [tag for tag, label in entry["labels"].items() if not self._is_described(image_id, tag, label)]:
             del entry["labels"][tag]
         for tag, path in found.items():

@@ -398,6 +398,60 @@ def test_a_missing_folder_is_an_error_for_collect(tmp_path: Path) -> None:
         collect(tmp_path / "nowhere", STRUCTURES)
 
 
+def test_an_uploaded_scan_of_a_similar_name_does_not_speak_for_the_run_s_case(
+    run: Path, studies: Path, upload: Upload, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    upload(blocks(vs=1), ["vs"])
+    store = ReviewStore(studies)
+    other = save(tmp_path / "other.nii.gz", np.ones(SHAPE, np.float32), np.eye(4))
+    with store.edit() as model:
+        store.add_image(model, other, "crossmoda2021_ldn_106_T2", {})  # named like the case
+        store.add_image(model, other, "somebody_else", {})
+    for image_id in ("crossmoda2021_ldn_106_T2", "somebody_else"):
+        label = save(tmp_path / "label.nii.gz", blocks(cochlea=2), np.eye(4))
+        store_upload(store, image_id, "final", label, {}, STRUCTURES)
+    found = collect(studies, STRUCTURES)
+    assert {case: label.image.name for case, label in found.items()} == {
+        "crossmoda2021_ldn_106": f"{FIRST}.nii.gz",
+        "somebody_else": "somebody_else.nii.gz",
+    }
+    review_command(run)
+    assert "3 cases; 0 approved, 2 corrected, 0 flagged, 2 not reviewed yet" in capsys.readouterr().out
+
+
+def test_a_scan_deleted_while_its_label_was_checked_is_named(
+    studies: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = ReviewStore(studies)
+
+    def meanwhile(*arguments: Any) -> dict[str, Any]:
+        with ReviewStore(studies).edit() as model:
+            store.remove_image(model, FIRST)
+        return {}
+
+    monkeypatch.setattr(review, "started_from", meanwhile)
+    with pytest.raises(CrossmodaError, match=f"image '{FIRST}': deleted in the meantime"):
+        store_upload(store, FIRST, "final", save(tmp_path / "a.nii.gz", blocks(vs=1)), {}, STRUCTURES)
+    assert not list(studies.glob("labels/final/*"))
+
+
+def test_folders_of_labels_are_read_once_however_many_cases_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, reads = ReviewStore(tmp_path), []
+    for number in range(40):
+        for place in (tmp_path, tmp_path / "labels" / "original", tmp_path / "labels" / "final"):
+            place.mkdir(exist_ok=True)
+            (place / f"case_{number}.v1.nii.gz").write_bytes(b"x")
+    for name in ("scandir", "listdir"):
+        read = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda path, read=read: reads.append(path) or read(path))
+    objects = store.recover()["objects"]
+    assert 0 < len(reads) < 20
+    assert len(objects) == 40
+    assert all(set(entry["labels"]) == {"original", "final"} for entry in objects.values())
+
+
 def test_the_review_command_counts_what_was_said(
     run: Path, studies: Path, upload: Upload, capsys: pytest.CaptureFixture[str]
 ) -> None:

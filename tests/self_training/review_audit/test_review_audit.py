@@ -117,6 +117,25 @@ def test_a_save_over_a_label_that_nobody_handed_out_is_a_conflict(studies: Path,
     assert events(studies, "saved")[-1]["conflict"][0].startswith("anna saved final (now version_1)")
 
 
+def test_people_who_sign_in_are_told_apart_though_their_slicers_give_the_same_name(
+    studies: Path, upload: Upload
+) -> None:
+    def given_to(user: str, strategy: str) -> None:
+        with ReviewStore(studies).edit() as model:
+            info = model["objects"][IMAGE]["image"]["info"]
+            info.setdefault("strategy", {})[strategy] = {"ts": 1767225600, "client_id": "user-xyz", "user": user}
+
+    given_to("anna", "first")
+    upload(label_map(vs=6), "user-xyz", user="anna")
+    given_to("bert", "random")  # who begins with anna's label
+    upload(label_map(vs=5), "user-xyz", user="anna")
+    upload(label_map(vs=2), "user-xyz", user="bert")
+    last = events(studies, "saved")[-1]
+    assert (last["who"], last["start_sha256"]) == ("bert", info_of(studies, "version_1")["sha256"])
+    assert last["handed_out"] == events(studies, "handed out")[-1]["at"]
+    assert last["conflict"] == [f"anna saved final (now version_2) at {info_of(studies, 'version_2')['saved']}"]
+
+
 def test_a_verdict_in_the_meantime_is_a_conflict(studies: Path, upload: Upload) -> None:
     hand_out(studies, "anna")
     judge(studies, "original", "approved", "Dr. Berg")
