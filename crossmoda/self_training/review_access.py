@@ -1,7 +1,7 @@
 """Who may use the review server: people with passwords and roles, kept in one file.
 
-The file holds salted hashes (scrypt) and can be read by its owner alone. A reviewer may do what an annotator may, and
-an engineer what both may. Large teams use MONAI Label's own OpenID Connect instead.
+The file holds salted hashes (scrypt) and can be read by its owner alone. A viewer looks on, an annotator saves labels
+too, a reviewer also judges, an engineer may do everything. Large teams use MONAI Label's own OpenID Connect instead.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from crossmoda.errors import CrossmodaError
 from crossmoda.files import atomic_path, read_json
 
 USERS_FILE = ".users.json"
-ANNOTATOR, REVIEWER, ENGINEER = "annotator", "reviewer", "engineer"
-ROLES = (ANNOTATOR, REVIEWER, ENGINEER)  # each may do what those before it may
+VIEWER, ANNOTATOR, REVIEWER, ENGINEER = "viewer", "annotator", "reviewer", "engineer"
+ROLES = (VIEWER, ANNOTATOR, REVIEWER, ENGINEER)  # each may do what those before it may
 SHORTEST_PASSWORD = 10  # characters
 
 _SCRYPT = {"n": 1 << 15, "r": 8, "p": 3}  # 32 MiB and about a quarter of a second for each guess
@@ -67,7 +67,7 @@ class Record:
 
 
 # What the password of an unknown person is compared with, so that names cannot be told from how long it takes.
-NOBODY = Record(ANNOTATOR, b"\0" * 16, b"\0" * 64)
+NOBODY = Record(VIEWER, b"\0" * 16, b"\0" * 64)
 
 
 def users_file(studies_or_file: str | Path) -> Path:

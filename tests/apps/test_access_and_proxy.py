@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import os
 import stat
@@ -14,14 +15,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import jwt
+import httpx
 import pytest
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
-from fastapi import Depends, FastAPI, HTTPException, Request
-from fastapi.security import OAuth2PasswordBearer
+from fastapi import FastAPI, Request
 from monailabel.config import settings
-from monailabel.endpoints.user import auth
 from starlette.testclient import TestClient
 
 from crossmoda.errors import CrossmodaError
@@ -44,9 +41,15 @@ def part(name: str) -> Any:
     [
         ("GET", "/auth/", "anyone"),
         ("POST", "/auth/token", "anyone"),
-        ("GET", "/info/", "annotator"),
-        ("GET", "/", "annotator"),
-        ("HEAD", "/datastore/image", "annotator"),
+        ("GET", "/crossmoda/login", "anyone"),
+        ("POST", "/crossmoda/logout", "anyone"),
+        ("POST", "/crossmoda/elsewhere", "reviewer"),
+        ("GET", "/info/", "viewer"),
+        ("GET", "/", "viewer"),
+        ("POST", "/infer/x", "viewer"),
+        ("POST", "/activelearning/first", "annotator"),
+        ("POST", "/reload", "engineer"),
+        ("HEAD", "/datastore/image", "viewer"),
         ("PUT", "/datastore/label", "annotator"),
         ("PUT", "/datastore/label/info", "reviewer"),
         ("PUT", "/datastore/updatelabelinfo", "reviewer"),
@@ -54,7 +57,7 @@ def part(name: str) -> Any:
         ("GET", "/datastore/dataset", "engineer"),
         ("POST", "/train/", "engineer"),
         ("DELETE", "/batch/infer", "engineer"),
-        ("GET", "/train/", "annotator"),
+        ("GET", "/train/", "viewer"),
         ("GET", "/model/info/x", "engineer"),
         ("PUT", "/proxy/dicom/wado/studies", "engineer"),
     ],
@@ -65,36 +68,6 @@ def test_each_request_needs_a_role(method: str, path: str, role: str) -> None:
 
 def test_the_log_needs_passwords() -> None:
     assert part("access").role_needed("GET", "/logs/gpu").startswith("engineer, where")
-
-
-def test_a_token_of_openid_connect_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    keys = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-    form = serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-    public = keys.public_key().public_bytes(*form).decode()
-    monkeypatch.setattr(settings, "MONAI_LABEL_AUTH_ENABLE", True)
-    monkeypatch.setattr(auth, "get_public_key", lambda realm: public)
-    monkeypatch.setattr(auth, "jwt", jwt)  # brought back at the end
-    claims = {"preferred_username": "berg", "realm_access": {"roles": ["monailabel-reviewer"]}}
-    token = jwt.encode(claims, keys, algorithm="RS256")
-    app = FastAPI()
-    part("access").tell_monai_who_asks(app)
-
-    @app.get("/asking")
-    def asking(user: auth.User = Depends(auth.get_current_user)) -> str:  # noqa: B008
-        return f"{user.username}, {part('access').requesting_user().role}"
-
-    monkeypatch.setattr(auth, "oauth2_scheme", OAuth2PasswordBearer("token"))  # as where it was on at the start
-    with TestClient(app) as client:
-        assert client.get("/asking", headers={"Authorization": f"Bearer {token}"}).json() == "berg, reviewer"
-        assert client.get("/asking").status_code == 401
-    user = part("access")._oidc_user(token)
-    assert (user.name, user.role) == ("berg", "reviewer")
-    unsigned = jwt.encode(claims, "", algorithm="none")
-    by_others = jwt.encode(claims, rsa.generate_private_key(public_exponent=65537, key_size=2048), algorithm="RS256")
-    for forged in (unsigned, by_others, "nonsense"):
-        with pytest.raises(HTTPException) as refused:
-            part("access")._oidc_user(forged)
-        assert refused.value.status_code == 401
 
 
 class DicomWeb(BaseHTTPRequestHandler):
@@ -269,6 +242,38 @@ def test_pages_of_other_origins_send_nothing(tmp_path: Path) -> None:
     client = guarded(tmp_path / "users.json")
     for origin, status in (("http://127.0.0.1", 200), ("http://127.0.0.1:81", 403), ("null", 403)):
         assert client.put("/datastore/label", content=b"a", headers={"Origin": origin}).status_code == status
+
+
+@pytest.mark.parametrize(
+    ("site", "mode", "destination", "status"),
+    [
+        ("same-origin", "cors", "empty", 404),
+        ("none", "navigate", "document", 404),
+        ("cross-site", "navigate", "document", 404),  # a link
+        ("cross-site", "navigate", "iframe", 403),
+        ("cross-site", "no-cors", "image", 403),
+        ("cross-site", "no-cors", "script", 403),
+        ("same-site", "cors", "empty", 403),  # another port of this machine
+    ],
+)
+def test_pages_of_other_origins_may_link_to_the_server_and_load_nothing(
+    tmp_path: Path, site: str, mode: str, destination: str, status: int
+) -> None:
+    told = {"Sec-Fetch-Site": site, "Sec-Fetch-Mode": mode, "Sec-Fetch-Dest": destination}
+    assert guarded(tmp_path / "users.json").get("/nowhere", headers=told).status_code == status
+
+
+def test_many_guesses_at_once_are_counted_too(tmp_path: Path) -> None:
+    users = tmp_path / "users.json"
+    add_user(users, "anna", "annotator", "a long password")
+
+    async def statuses() -> list[int]:
+        transport = httpx.ASGITransport(guarded(users).app, client=("127.0.0.1", 50000))
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+            guesses = [client.get("/nowhere", auth=("anna", f"guess {number}")) for number in range(16)]
+            return [answer.status_code for answer in await asyncio.gather(*guesses)]
+
+    assert sorted(asyncio.run(statuses())) == [401] * 10 + [429] * 6
 
 
 def test_what_a_killed_server_left_is_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

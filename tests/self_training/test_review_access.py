@@ -51,10 +51,15 @@ def test_the_same_command_changes_password_and_role(tmp_path: Path) -> None:
 
 def test_each_role_may_do_what_those_before_it_may() -> None:
     may = [
-        [User("x", role).may(needed) for needed in ("annotator", "reviewer", "engineer")]
-        for role in ("annotator", "reviewer", "engineer")
+        [User("x", role).may(needed) for needed in ("viewer", "annotator", "reviewer", "engineer")]
+        for role in ("viewer", "annotator", "reviewer", "engineer")
     ]
-    assert may == [[True, False, False], [True, True, False], [True, True, True]]
+    assert may == [
+        [True, False, False, False],
+        [True, True, False, False],
+        [True, True, True, False],
+        [True, True, True, True],
+    ]
 
 
 @pytest.mark.parametrize(
@@ -62,7 +67,7 @@ def test_each_role_may_do_what_those_before_it_may() -> None:
     [
         ("a:b", "annotator", SECRET, "no colon"),
         ("", "annotator", SECRET, "name ''"),
-        ("anna", "admin", SECRET, "use one of annotator, reviewer, engineer"),
+        ("anna", "admin", SECRET, "use one of viewer, annotator, reviewer, engineer"),
         ("anna", "annotator", "short", "shorter than 10"),
     ],
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -18,11 +17,13 @@ from monailabel.config import settings
 from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 
-from crossmoda.errors import CrossmodaError
-from lib.access import Access, serve_sign_in, tell_monai_who_asks
+from lib.access import READING, Access, tell_monai_who_asks
 from lib.answers import refusal, refuse_invalid_request
 from lib.dicomweb_proxy import serve_dicomweb
 from lib.endpoints import serve_checked_endpoints
+from lib.sign_in import serve_sign_in
+from lib.start_page import serve_start_page
+from lib.uploads import limit_mb
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +59,7 @@ def stand_in_front(users: Path, max_upload_mb: float) -> None:
     serve_checked_endpoints(app)
     serve_dicomweb(app)
     serve_sign_in(app, access)
+    serve_start_page(app)
     tell_monai_who_asks(app)
     refuse_other_origins(app)
     app.add_exception_handler(RequestValidationError, refuse_invalid_request)
@@ -74,13 +76,7 @@ def upload_limit_mb(conf: dict[str, str]) -> float:
     Raises:
         CrossmodaError: it is no positive number.
     """
-    try:
-        limit = float(conf.get("max_upload_mb", MAX_UPLOAD_MB))
-    except ValueError:
-        limit = math.nan
-    if not 0 < limit < math.inf:
-        raise CrossmodaError(f"--conf max_upload_mb {conf['max_upload_mb']}: give a number of megabytes, such as 512")
-    return limit
+    return limit_mb(conf, "max_upload_mb", MAX_UPLOAD_MB)
 
 
 def refuse_other_origins(app: Any) -> None:
@@ -200,9 +196,13 @@ def _path_below_root(scope: Scope) -> str:
 
 
 def _require_own_page(scope: Scope) -> None:
-    """Refuse what a web page of another origin makes a browser send; forms and uploads need no permission for that."""
+    """Refuse what a web page of another origin makes a browser send; forms and uploads need no permission for that.
+
+    Links from elsewhere may lead here. Of what only reads, browsers tell where it comes from (``Sec-Fetch-...``).
+    """
     headers = Headers(scope=scope)
-    origin = headers.get("origin")
-    reading = scope["method"] in ("GET", "HEAD", "OPTIONS")
-    if origin is not None and not reading and urlsplit(origin).netloc != headers.get("host"):
+    origin, reading = headers.get("origin"), scope["method"] in READING
+    foreign = origin is not None and not reading and urlsplit(origin).netloc != headers.get("host")
+    followed = headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest") == "document" and reading
+    if foreign or (headers.get("sec-fetch-site") in ("cross-site", "same-site") and not followed):
         raise HTTPException(403, "sent by a web page of another origin; use the server's own pages")

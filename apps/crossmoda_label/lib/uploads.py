@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
+
+from crossmoda.errors import CrossmodaError
 
 FOLDER = ".uploads"
 OLD_SECONDS = 3600.0
@@ -34,3 +38,18 @@ def keep_uploads_private(studies: Path) -> None:
         if time.time() - left.stat().st_mtime > OLD_SECONDS:  # another process may be at work on a newer one
             left.unlink(missing_ok=True)
     tempfile.tempdir = str((folder / str(os.getpid())).resolve())
+
+
+def limit_mb(conf: Mapping[str, str], key: str, default: float) -> float:
+    """Return a setting in MB, or its default.
+
+    Raises:
+        CrossmodaError: it is no positive number.
+    """
+    try:
+        limit = float(conf.get(key, default))
+    except ValueError:
+        limit = math.nan
+    if not 0 < limit < math.inf:
+        raise CrossmodaError(f"--conf {key} {conf[key]}: give a number of megabytes, such as {default:.0f}")
+    return limit
