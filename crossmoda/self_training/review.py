@@ -126,7 +126,7 @@ def publish(run: str | Path, studies: str | Path) -> int:
     """
     run = Path(run)
     current = read_current(run)
-    items = load_datalist(run / current["datalist"])["target"]
+    items = _target_items(run, current)
     measures = case_measures(run, current)
     store = ReviewStore(studies)
     store.recover()
@@ -143,6 +143,13 @@ def publish(run: str | Path, studies: str | Path) -> int:
             if label.is_file():
                 _refresh_original(store, model, image_id, label, {**_provenance(current), **found})
     return published
+
+
+def _target_items(run: Path, current: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the run's target cases; the datalist of a round 0 names none, since that round learns from none."""
+    items = load_datalist(run / current["datalist"])["target"]
+    dataset = run / "dataset.json"
+    return items or (load_datalist(dataset)["target"] if dataset.is_file() else [])
 
 
 def _enter_scan(

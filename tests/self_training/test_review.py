@@ -13,6 +13,7 @@ import nrrd
 import numpy as np
 import pytest
 
+from crossmoda.data.datalist import load_datalist, save_datalist
 from crossmoda.errors import CrossmodaError
 from crossmoda.files import PARTIAL_MARK, read_json, write_json
 from crossmoda.self_training import review
@@ -114,6 +115,15 @@ def test_published_scans_are_the_run_s_own_files_and_carry_their_pseudo_labels(r
     assert info["label_info"] == [{"name": "vs", "idx": 1}, {"name": "cochlea", "idx": 2}]
     np.testing.assert_array_equal(voxels(studies, "original"), blocks(vs=1, cochlea=2))
     assert collect(studies, STRUCTURES) == {}
+
+
+def test_after_a_round_0_which_learns_from_no_target_the_dataset_s_cases_are_published(run: Path) -> None:
+    file = run / read_json(run / "current.json")["datalist"]
+    datalist = load_datalist(file)
+    save_datalist(run / "dataset.json", datalist)
+    save_datalist(file, {**datalist, "target": []})
+    assert publish(run, run / "review") == 3
+    assert labels_of(run / "review")["original"]["info"]["round"] == 0
 
 
 def test_publishing_again_changes_nothing(run: Path, studies: Path) -> None:
