@@ -165,7 +165,7 @@ def _enter_scan(
     if entry is None or SERIES_FAULT in entry["image"]["info"]:
         return None
     if not same_grid(scan, store.image_path(item["case"], entry), GRID_TOLERANCE_MM):
-        logger.warning("%s: of another grid than the series on the server; it gets no pseudo-label", item["case"])
+        logger.warning("a case is of another grid than its series on the server; it gets no pseudo-label")
         return None
     entry["image"]["info"].update(info)
     return str(item["case"])

@@ -206,7 +206,7 @@ class DicomWebMirror:
             entry = former or {"image": {"ext": LABEL_EXTENSION, "info": {"ts": int(time.time())}}, "labels": {}}
             entry["image"]["info"] |= {"name": f"{image_id}{LABEL_EXTENSION}", "series": found, SERIES_FAULT: fault}
             model["objects"][image_id] = entry
-        logger.warning("%s: %s", image_id, fault)
+        logger.warning("a series is not handed out: %s", fault)  # not which: its number leads to a patient
 
     def _send(self, image_id: str, entry: Mapping[str, Any], tag: str, current: Mapping[str, Any]) -> bool:
         info = entry["labels"][tag]["info"]

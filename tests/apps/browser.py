@@ -18,6 +18,11 @@ import requests
 from aiohttp import ClientSession, ClientTimeout, ClientWebSocketResponse
 
 CODES = {"Enter": 13, "Escape": 27, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40}
+NO_GPU = ("--disable-gpu",)
+WEBGL = (
+    *("--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist"),
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+)
 PROBLEMS = ("Runtime.exceptionThrown", "Log.entryAdded", "Runtime.consoleAPICalled")
 
 
@@ -122,12 +127,17 @@ class Browser:
 
 
 @contextmanager
-def chromium(folder: Path) -> Iterator[Browser]:
-    """Start Chromium with a profile of its own and give its page; the test is skipped where there is none."""
+def chromium(folder: Path, webgl: bool = False) -> Iterator[Browser]:
+    """Start Chromium with a profile of its own and give its page; the test is skipped where there is none.
+
+    Args:
+        folder: for profile and log.
+        webgl: with WebGL, computed by the processor, and without any way to other machines.
+    """
     program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if program is None:
         pytest.skip("no Chromium here; apt install chromium")
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"]
+    flags = ["--headless", "--no-sandbox", "--disable-dev-shm-usage", "--no-first-run", *(WEBGL if webgl else NO_GPU)]
     flags += ["--disable-background-networking", "--remote-debugging-port=0", f"--user-data-dir={folder / 'profile'}"]
     log = folder / "chromium.log"
     with log.open("w") as stream:

@@ -150,14 +150,34 @@ def served(
 
 
 @contextmanager
-def serve(run: Path, folder: Path, repository: Path, settings: dict[str, str] | None = None) -> Iterator[Served]:
-    """Start MONAI Label on a run, as ``make serve`` does, on a free port of this machine alone; end it at last."""
+def serve(
+    run: Path,
+    folder: Path,
+    repository: Path,
+    settings: dict[str, str] | None = None,
+    studies: str | None = None,
+    environment: dict[str, str] | None = None,
+) -> Iterator[Served]:
+    """Start MONAI Label on a run, as ``make serve`` does, on a free port of this machine alone; end it at last.
+
+    Args:
+        run: the run folder.
+        folder: for the log and the sessions.
+        repository: the project's root.
+        settings: given as ``--conf``.
+        studies: address of a DICOMweb server; by default the run's own folder is served.
+        environment: settings of MONAI Label.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    arguments = server_arguments(run, run / "review", port, "127.0.0.1")
+    arguments = server_arguments(run, studies or run / "review", port, "127.0.0.1")
     arguments += [word for name, value in (settings or {}).items() for word in ("--conf", name, value)]
-    environment = {**server_environment(), "MONAI_LABEL_SESSION_PATH": str(folder / "sessions")}
+    environment = {
+        **server_environment(),
+        "MONAI_LABEL_SESSION_PATH": str(folder / "sessions"),
+        **(environment or {}),
+    }
     log, started = folder / "server.log", time.monotonic()
     with log.open("w") as stream:
         process = subprocess.Popen(arguments, cwd=repository, env=environment, stdout=stream, stderr=subprocess.STDOUT)

@@ -22,6 +22,7 @@ from crossmoda.self_training.review_store import ReviewStore
 from lib.answers import answering_client_errors
 from lib.configs.segmenter import SegmenterConfig
 from lib.datastore import ReviewDatastore
+from lib.dicomweb_store import DicomWebReviewDatastore, is_dicomweb, mirror_of
 from lib.guard import stand_in_front, upload_limit_mb
 from lib.pages import serve_history
 from lib.triage import serve_triage
@@ -34,7 +35,8 @@ class CrossmodaLabelApp(MONAILabelApp):
     """Serve the run's current segmenter, its pseudo-labels and its next case.
 
     ``conf`` holds ``run``: the run folder. When the run has a new current round, the new model is served and the
-    pseudo-labels that nobody has touched are refreshed, without a restart.
+    pseudo-labels that nobody has touched are refreshed, without a restart. ``studies`` is the folder under review, or
+    the address of a DICOMweb server; then ``conf`` may hold ``review``, the folder that mirrors it (``run/review``).
 
     Raises:
         CrossmodaError: ``run`` is not given, or has no finished round.
@@ -46,11 +48,13 @@ class CrossmodaLabelApp(MONAILabelApp):
                 "--conf run: not given; start the server with '--conf run RUN_FOLDER' (make serve does)"
             )
         self.run_folder = Path(conf["run"]).resolve()
-        users = Path(conf.get("users") or Path(studies) / USERS_FILE)
+        own_folder = Path(conf.get("review") or self.run_folder / "review")
+        self.review_folder = own_folder.resolve() if is_dicomweb(studies) else Path(studies)
+        users = Path(conf.get("users") or self.review_folder / USERS_FILE)
         max_upload_mb = upload_limit_mb(conf)
         self._following = threading.Lock()
         self._current = read_current(self.run_folder)
-        self._config = SegmenterConfig(self.run_folder, Path(studies))
+        self._config = SegmenterConfig(self.run_folder, self.review_folder)
         super().__init__(
             app_dir=app_dir,
             studies=studies,
@@ -60,15 +64,20 @@ class CrossmodaLabelApp(MONAILabelApp):
             version=__version__,
         )
         stand_in_front(users, max_upload_mb)
-        keep_uploads_private(Path(studies))
+        keep_uploads_private(self.review_folder)
         serve_triage(ReviewCases(self.datastore().review_store(), lambda: self._current), self.follow_run)
-        serve_history(studies)
+        serve_history(self.review_folder)
         self._auto_update_scoring = False  # would start a process of its own at every next sample
 
     def init_datastore(self) -> Datastore:
         """Publish the current round into the studies folder and open it."""
-        publish(self.run_folder, self.studies)
-        return ReviewDatastore(ReviewStore(self.studies), lambda: self._current)
+        store = ReviewStore(self.review_folder)
+        if not is_dicomweb(self.studies):
+            self._publish()
+            return ReviewDatastore(store, lambda: self._current)
+        mirror = mirror_of(store, self.studies)
+        self._publish()
+        return DicomWebReviewDatastore(mirror, lambda: self._current, self._publish)
 
     def init_infers(self) -> dict[str, Any]:
         """Return the models by name."""
@@ -93,13 +102,15 @@ class CrossmodaLabelApp(MONAILabelApp):
             if current == self._current:
                 return
             logger.info("round %s of %s is served from now on", current["round"], self.run_folder)
-            publish(self.run_folder, self.studies)
+            self._publish()
             self._current, self._infers = current, self._config.infer()
             self._strategies = self._config.strategy()  # of what this round has measured
 
     def on_init_complete(self) -> None:
         """Look for scans that cannot be used, beside the first requests, since a thousand take a while."""
         super().on_init_complete()
+        if isinstance(self.datastore(), DicomWebReviewDatastore):
+            self.datastore().follow()
         threading.Thread(target=self._check_scans, name="scans", daemon=True).start()
 
     def _check_scans(self) -> None:
@@ -133,7 +144,7 @@ class CrossmodaLabelApp(MONAILabelApp):
         store = datastore or self.datastore()
         if request.get("model") not in self._infers:
             raise HTTPException(404, f"model '{request.get('model')}': unknown; use one of {', '.join(self._infers)}")
-        if request.get("image") not in store.list_images() and not self._is_of_session(request.get("image")):
+        if not store.has_image(str(request.get("image"))) and not self._is_of_session(request.get("image")):
             raise HTTPException(404, f"image '{str(request.get('image'))[:60]}': not in the store")
         self._require_readable(request["image"], store)
         request = {**request, "logging": "WARNING"}  # otherwise MONAI Label logs the whole request
@@ -163,10 +174,13 @@ class CrossmodaLabelApp(MONAILabelApp):
             )
 
     def _require_readable(self, image: str, store: Any) -> None:
-        in_store = image in store.list_images()
+        in_store = store.has_image(image)
         fault = store.quarantine(image) if in_store else scan_fault(Path(image))
         if fault:
             raise HTTPException(422, f"{image if in_store else Path(image).name}: {fault}")
+
+    def _publish(self) -> None:
+        publish(self.run_folder, self.review_folder)
 
     def _is_of_session(self, image: Any) -> bool:
         if not isinstance(image, str) or self.sessions() is None:

@@ -19,7 +19,7 @@ from crossmoda.errors import CrossmodaError
 from crossmoda.self_training.review import has_verdict, store_prediction, store_upload
 from crossmoda.self_training.review_events import OWN_FACTS
 from crossmoda.self_training.review_info import require_image_info, require_label_info
-from crossmoda.self_training.review_scans import QUARANTINED, enter_fault, scan_fault
+from crossmoda.self_training.review_scans import QUARANTINED, enter_fault, fault_in_store, scan_fault
 from crossmoda.self_training.review_store import ReviewStore, check_image_id, check_tag
 from lib.access import requesting_user
 from lib.answers import answering_client_errors
@@ -73,12 +73,16 @@ class ReviewDatastore(LocalDatastore):
         entry = self._store.read()["objects"].get(image_id)
         if entry is None:
             return None
-        fault = scan_fault(self._store.image_path(image_id, entry))
+        fault = fault_in_store(self._store, image_id, entry)
         if fault != entry["image"]["info"].get(QUARANTINED):
             with self._changing() as model:
                 if image_id in model["objects"]:
                     enter_fault(model["objects"][image_id], fault)
         return fault
+
+    def has_image(self, image_id: str) -> bool:
+        """Tell whether there is such a scan."""
+        return image_id in self._datastore.objects
 
     def review_store(self) -> ReviewStore:
         """Return the folder beneath."""

@@ -260,7 +260,7 @@ def _check_ohif(arguments: Arguments) -> None:
 def _require_image_in_store(arguments: Arguments) -> None:
     for key in ("image", "label", "id"):
         image_id = arguments.get(key)
-        if isinstance(image_id, str) and image_id not in app_instance().datastore().list_images():
+        if isinstance(image_id, str) and not app_instance().datastore().has_image(image_id):
             raise HTTPException(404, f"image '{image_id[:60]}': not in the store; ask for the next sample again")
 
 
