@@ -74,6 +74,22 @@ class Commands:
 
         return check_command(dataset)
 
+    def teacher(self, out: str, cases: int = 320, seed: int = 0, processes: int | None = None) -> None:
+        """Draw varied synthetic patients, for a segmenter that learns real hrT2 without a real label.
+
+        OUT gets one tissue map a patient, 4 to 16 MB, which variant_synthetic_teacher.yaml of the segmentation bundle
+        renders anew at every training step. Interrupted, or asked for more cases, the same command goes on.
+
+        Args:
+            out: the folder to make.
+            cases: patients; one in five has no tumour.
+            seed: the same seed gives the same patients.
+            processes: at work at once; all cores by default.
+        """
+        from crossmoda.data.teacher import write_tissue_maps
+
+        print(f"written: {write_tissue_maps(Path(out), cases=cases, seed=seed, workers=processes)}")
+
     def plan(
         self,
         dataset: str,

@@ -5,7 +5,7 @@ turns tissue fractions into an image through a site's sequence equation, for the
 """
 
 from crossmoda.data.phantom.acquisition import render
-from crossmoda.data.phantom.anatomy import Patient, draw_patient
+from crossmoda.data.phantom.anatomy import Patient, draw_patient, draw_varied_patient
 from crossmoda.data.phantom.dataset import write_phantom_dataset
 from crossmoda.data.phantom.protocols import Protocol, draw_protocol
 from crossmoda.data.phantom.rasterise import Anatomy, rasterise
@@ -20,6 +20,7 @@ __all__ = [
     "draw_grid",
     "draw_patient",
     "draw_protocol",
+    "draw_varied_patient",
     "rasterise",
     "render",
     "scan",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,9 @@ from crossmoda.data.phantom.ear import Ear, draw_ear
 from crossmoda.data.phantom.frame import Frame, Triple, Wave
 from crossmoda.data.phantom.tissues import Tissue, draw_tissues
 from crossmoda.data.phantom.tumour import Tumour, draw_koos, draw_tumour
+from crossmoda.data.phantom.variety import Variety, draw_variety, vary_tumour
+
+HEALTHY_SHARE = 0.2  # of the varied patients: ears without a tumour teach where there is none
 
 
 @dataclass(frozen=True)
@@ -18,11 +21,12 @@ class Patient:
     """Hold everything that tells one patient from another; all scans of a patient are made from it alone.
 
     Lengths in mm in the patient's frame, angles in degrees. ``marrow_apex`` says whether the petrous apices hold fatty
-    marrow, ``pneumatised`` (0..1) how much air the mastoids hold, ``artery_wobble`` how the arteries wind.
+    marrow, ``pneumatised`` (0..1) how much air the mastoids hold, ``artery_wobble`` how the arteries wind. ``tumour``
+    is None in a healthy patient; ``variety`` holds what only varied patients have.
     """
 
     ears: tuple[Ear, Ear]  # right, left
-    tumour: Tumour
+    tumour: Tumour | None
     tissues: dict[str, Tissue]
     angles_deg: Triple
     shift_mm: Triple
@@ -33,20 +37,28 @@ class Patient:
     artery_wobble: tuple[float, ...]
     vein_dominance: float
     texture_seed: int
+    variety: Variety | None = None
 
     @property
     def tumour_ear(self) -> Ear:
         """Return the ear that the tumour grew in."""
+        if self.tumour is None:
+            raise ValueError("this patient has no tumour")
         return self.ears[0] if self.tumour.side > 0 else self.ears[1]
 
     @property
     def frame(self) -> Frame:
         """Return the map from scanner coordinates to this patient's."""
-        return Frame(self.angles_deg, self.shift_mm, self.scale, self.waves, self.tumour.push())
+        return Frame(
+            self.angles_deg, self.shift_mm, self.scale, self.waves, self.tumour.push() if self.tumour else None
+        )
 
     def as_json(self) -> dict[str, Any]:
         """Return all parameters as plain numbers, lists and dictionaries."""
-        return asdict(self)
+        numbers = asdict(self)
+        if self.variety is None:
+            del numbers["variety"]
+        return numbers
 
 
 def draw_patient(rng: np.random.Generator, koos: int | None = None) -> Patient:
@@ -78,6 +90,21 @@ def draw_patient(rng: np.random.Generator, koos: int | None = None) -> Patient:
         vein_dominance=round(float(rng.normal(0.3, 0.6)), 3),
         texture_seed=int(rng.integers(2**31)),
     )
+
+
+def draw_varied_patient(rng: np.random.Generator) -> Patient:
+    """Draw a patient with all the variety that teaches a segmenter for real scans; one in five has no tumour.
+
+    The four Koos grades are drawn alike often, so that small tumours in the canal are not rare.
+
+    Args:
+        rng: the only source of randomness.
+    """
+    plain = draw_patient(rng, int(rng.integers(1, 5)))
+    assert plain.tumour is not None
+    tumour = None if rng.random() < HEALTHY_SHARE else vary_tumour(plain.tumour, rng)
+    variety = draw_variety(tumour, rng)
+    return replace(plain, tumour=tumour, variety=variety, tissues={**plain.tissues, **variety.tissues})
 
 
 def _draw_wave(rng: np.random.Generator) -> Wave:

@@ -191,6 +191,7 @@ def _draw_heads(path: Path, real: Path, seed: int) -> Path:
 
 def _draw_ears(path: Path, real: Path, seed: int) -> Path:
     patient = draw_patient(case_rng(seed, "ear"), 1)
+    assert patient.tumour is not None  # whom ``draw_patient`` draws has one
     side = -patient.tumour.side
     grid = crop_grid(patient, EAR_SHAPE, EAR_SPACING_MM, (side * 30, 1, 1))
     made = scan(patient, draw_protocol("etz", "hrT2", case_rng(seed, "ear")), grid, case_rng(seed, "ear", "noise"))

@@ -319,6 +319,7 @@ def label_map(labels: dict[str, np.ndarray], edition: str) -> np.ndarray:
 
 def _description(job: Job, patient: Patient, protocol: Protocol, made: Scan, files: list[str]) -> dict[str, Any]:
     volume = voxel_volume_mm3(made.grid.affine)
+    assert patient.tumour is not None  # whom ``draw_patient`` draws has one
     return {
         "section": job.section,
         "site": job.site,

@@ -49,12 +49,18 @@ def rasterise(patient: Patient, shape: Sequence[int], affine: np.ndarray) -> Ana
     cavity_mm = skull.cavity(canvas.rigid)
     _paint_head(canvas, patient)
     _paint_skull(canvas, patient, cavity_mm)
+    _paint_marrow(canvas, patient)
+    _paint_blobs(canvas, patient, "bone")
+    _paint_strands(canvas, patient)
     inside = coverage(cavity_mm)
     _paint_meninges(canvas, cavity_mm, inside)
     _paint_cerebrum(canvas, patient, cavity_mm, inside)
     _paint_hindbrain(canvas, patient, cavity_mm, inside)
     _paint_vessels(canvas, patient)
+    _paint_flow(canvas, patient)
+    _paint_blobs(canvas, patient, "soft")
     cochleae = [_paint_ear(canvas, patient, one) for one in patient.ears]
+    _paint_blobs(canvas, patient, "last")
     labels = _paint_tumour(canvas, patient)
     labels["cochlea"] = np.maximum(cochleae[0], cochleae[1]) >= 0.5
     return Anatomy(patient, canvas.affine, canvas.fractions, labels)
@@ -106,6 +112,50 @@ def _paint_skull(canvas: Canvas, patient: Patient, cavity_mm: np.ndarray) -> Non
     canvas.draw("air", skull.middle_ear, ((-82, 0, -10), (82, 14, 8)))
 
 
+def _paint_marrow(canvas: Canvas, patient: Patient) -> None:
+    """Let a varied patient's thick bones hold more fatty marrow than the plain phantom's, but not the ear's capsule."""
+    if patient.variety is not None and "bone" in canvas.fractions:
+        p = canvas.rigid
+        away = np.clip(skull.petrous(p) / 4, 0, 1)
+        share = np.clip(patient.variety.marrow * (0.9 + 0.5 * noise(p, 8, patient.texture_seed, 15)), 0, 1)
+        canvas.paint("marrow", _everywhere(away * share * canvas.fractions["bone"]))
+
+
+def _paint_strands(canvas: Canvas, patient: Patient) -> None:
+    """Run dark strands through a varied patient's fat and marrow, which make them speckled."""
+    if patient.variety is not None and patient.variety.strands > 0:
+        field = noise(canvas.rigid, patient.variety.strand_mm, patient.texture_seed, 16)
+        strand = patient.variety.strands * np.clip(1.4 - 2.5 * np.abs(field), 0, 1)
+        soft = sum((canvas.fractions[name] for name in ("fat", "marrow") if name in canvas.fractions), np.float32(0))
+        canvas.paint("muscle", _everywhere(np.clip(strand * soft, 0, 1)))
+
+
+def _paint_flow(canvas: Canvas, patient: Patient) -> None:
+    """Let a varied patient's fluid move in places, where it loses signal."""
+    if patient.variety is not None and patient.variety.flow > 0:
+        share = np.clip(patient.variety.flow * (0.4 + 0.9 * noise(canvas.soft, 9, patient.texture_seed, 17)), 0, 1)
+        canvas.paint("moving_csf", _everywhere(share * canvas.fractions["csf"]))
+
+
+def _paint_blobs(canvas: Canvas, patient: Patient, stage: str) -> None:
+    """Paint a varied patient's blobs of one stage, never over the cochleae."""
+    if patient.variety is None:
+        return
+    spirals = [ear.cochlea(one) for one in patient.ears]
+    for blob in patient.variety.of_stage(stage):
+        cover = canvas.cover(lambda p, blob=blob: blob.shape(p, patient.texture_seed), blob.box)  # type: ignore[misc]
+        if cover is None:
+            continue
+        window, share = cover
+        if blob.spares_bone:
+            hard = (canvas.fractions[name][window] for name in ("bone", "air", "marrow") if name in canvas.fractions)
+            share = share * np.clip(1 - sum(hard), 0, 1)
+        if stage == "last":  # the ears are there already
+            p = _views(canvas.rigid, cover)
+            share = share * np.clip(np.minimum(spirals[0].whole(p), spirals[1].whole(p)) - 0.5, 0, 1)
+        canvas.paint(blob.tissue, (window, share))
+
+
 def _views(p: Coordinates, cover: Cover) -> Coordinates:
     return p[0][cover[0]], p[1][cover[0]], p[2][cover[0]]
 
@@ -129,7 +179,8 @@ def _paint_cerebrum(canvas: Canvas, patient: Patient, cavity_mm: np.ndarray, ins
     height = np.where(behind, brain.tentorium(q), q[2] - skull.floor_height(canvas.rigid))
     depth = np.minimum(np.minimum(-cavity_mm - 0.9, height - 0.5), brain.basal_cisterns(q))
     depth = np.minimum(depth, np.where(q[2] > 36, np.abs(q[0]) - 1.5, 99))
-    sulcus = 7 * np.abs(noise(q, 14, seed, 5) + 0.3 * noise(q, 6, seed, 6)) - 0.45 + np.maximum(depth - 11, 0)
+    width = 0.45 * (patient.variety.sulci if patient.variety else 1.0)
+    sulcus = 7 * np.abs(noise(q, 14, seed, 5) + 0.3 * noise(q, 6, seed, 6)) - width + np.maximum(depth - 11, 0)
     surface = np.minimum(depth, sulcus).astype(np.float32)
     hull = coverage(-surface) * inside
     canvas.paint("grey", _everywhere(hull))
@@ -150,10 +201,11 @@ def _paint_hindbrain(canvas: Canvas, patient: Patient, cavity_mm: np.ndarray, in
         wall_mm = np.maximum(cavity_mm[window] + 1.9 + 0.7 * wobble, brain.tentorium(q) + 1.2)
         hull_mm = np.maximum(brain.cerebellum(q), wall_mm)
         shallow = np.clip(1 + (hull_mm + 9) / 5, 0, 1)
-        fissure = np.clip((np.cos(brain.folia_phase(q, wobble)) - 0.62) * 4, 0, 1) * shallow
+        phase = brain.folia_phase(q, wobble) * np.float32(patient.variety.folia if patient.variety else 1.0)
+        fissure = np.clip((np.cos(phase) - 0.62) * 4, 0, 1) * shallow
         hull = coverage(hull_mm)
         canvas.paint("grey", (window, hull * (1 - 0.42 * fissure)))
-        core = np.minimum(brain.cerebellar_core(q), hull_mm + 8 - 2.2 * np.cos(0.5 * brain.folia_phase(q, wobble)))
+        core = np.minimum(brain.cerebellar_core(q), hull_mm + 8 - 2.2 * np.cos(0.5 * phase))
         canvas.paint("white", (window, coverage(core) * hull), 0.85)
     canvas.draw("white", brain.brainstem, ((-32, -32, -125), (32, 10, 40)), soft=True)
     canvas.draw("csf", brain.fourth_ventricle, ((-15, -30, -24), (15, -10, 32)), soft=True)
@@ -176,17 +228,24 @@ def _paint_vessels(canvas: Canvas, patient: Patient) -> None:
 
 def _paint_ear(canvas: Canvas, patient: Patient, one: Ear) -> np.ndarray:
     """Paint canal, nerves and labyrinth of one ear; return the cochlea's coverage of the whole grid (X, Y, Z)."""
-    affected = one.side == patient.tumour.side
-    widening = max(patient.tumour.widening, 0.0) if affected else 0.0
+    tumour, variety = patient.tumour, patient.variety
+    affected = tumour is not None and one.side == tumour.side
+    widening = max(tumour.widening, 0.0) if tumour is not None and affected else 0.0
+    which = 0 if one.side > 0 else 1
+    if variety is not None and not affected:
+        widening = variety.flare_mm[which]
     tube = [one.porus, one.fundus]
     low, high = np.min(tube, 0) - 5, np.max(tube, 0) + 5
     canvas.draw("csf", lambda p: ear.canal(one, p, widening), _sided(low, high, one.side))
     nerves = ear.canal_nerves(one)
     canvas.draw("nerve", nerves, nerves.box, FINE_MM)
+    if variety is not None and variety.vessel_loops[which]:
+        canvas.paint("artery", canvas.cover_tubes(vessels.loop_into_canal(one.side, one.porus, one.axis)))
     spiral, loops = ear.cochlea(one), ear.labyrinth(one)
     low, high = one.here((34, -3, -5)), one.here((42, 6, 8))
-    canvas.draw("perilymph", lambda p: ear.vestibule(one, p), _sided(low, high, one.side), FINE_MM)
-    canvas.draw("perilymph", loops, loops.box, FINE_MM)
+    if variety is None or variety.labyrinth_removed != one.side:
+        canvas.draw("perilymph", lambda p: ear.vestibule(one, p), _sided(low, high, one.side), FINE_MM)
+        canvas.draw("perilymph", loops, loops.box, FINE_MM)
     whole = canvas.draw("bone", spiral.whole, spiral.box, FINE_MM)
     canvas.draw("perilymph", spiral.fluid, spiral.box, FINE_MM)
     return canvas.whole(whole)
@@ -199,14 +258,19 @@ def _sided(low: np.ndarray, high: np.ndarray, side: int) -> tuple[np.ndarray, np
 
 def _paint_tumour(canvas: Canvas, patient: Patient) -> dict[str, np.ndarray]:
     """Paint the tumour and the fluid about it; return the masks of the whole and of its two parts."""
+    nothing = np.zeros(canvas.shape, bool)
+    none = {"vs": nothing, "intra": nothing.copy(), "extra": nothing.copy()}
+    if patient.tumour is None:
+        return none
     tumour, one = patient.tumour, patient.tumour_ear
     box = tumour.box(one)
-    _paint_cleft(canvas, patient, canvas.cover(lambda p: tumour.body(p, one) - CLEFT_MM, box))
+    cleft_mm = patient.variety.cleft_mm if patient.variety else CLEFT_MM
+    if cleft_mm > 0:
+        _paint_cleft(canvas, patient, canvas.cover(lambda p: tumour.body(p, one) - cleft_mm, box))
     whole = canvas.cover(lambda p: tumour.body(p, one), box, FINE_MM * 2)
     canvas.paint("tumour_dense", whole)
     if whole is None:
-        nothing = np.zeros(canvas.shape, bool)
-        return {"vs": nothing, "intra": nothing, "extra": nothing.copy()}
+        return none
     p = _views(canvas.rigid, whole)
     patches = np.clip(0.5 + 1.2 * (noise(p, tumour.grain, patient.texture_seed, 8) + _quantile(tumour.mixture)), 0, 1)
     canvas.paint("tumour_loose", whole, patches)

@@ -110,3 +110,17 @@ def lower_nerves() -> Tubes:
         paths.append((on_side(side, [(8, -8, -16), (17, -5, -17), (27, -1, -19)]), 0.5, 0.5))
         paths.append((on_side(side, [(8, -9, -20), (17, -6, -20), (28, -2, -21)]), 0.5, 0.5))
     return make_tubes(paths)
+
+
+def loop_into_canal(side: int, porus: np.ndarray, axis: np.ndarray) -> Tubes:
+    """Return a branch of the basilar artery that enters the internal auditory canal and turns back, as in many ears.
+
+    Args:
+        side: +1 right, -1 left.
+        porus: middle of the canal's opening (3,), right-sided, mm.
+        axis: unit vector along the canal, right-sided.
+    """
+    turn = porus + 3.5 * axis
+    knots = [(15.0, -1.0, -5.0), porus + [-1.5, 0.6, -1.4], turn + [0, 0.3, -0.6], turn + [0.4, -0.2, 0.4],
+             porus + [-1.5, -0.8, 1.3], (16.0, -6.0, -2.0)]  # fmt: skip
+    return make_tubes([(on_side(side, knots), 0.55, 0.45)], 0.3)

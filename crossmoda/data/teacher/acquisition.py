@@ -1,0 +1,53 @@
+"""What a scanner adds to a rendered region: blur, receive field, ghosts, folded edges, noise, saturation."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.ndimage import gaussian_filter1d, zoom
+
+from crossmoda.data.phantom.acquisition import add_rician_noise, bias_field
+
+TEXTURE_MM = (0.5, 5.0)  # size of the grains that tissues are made of
+
+
+def grains(shape: tuple[int, ...], spacing_mm: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return smooth noise (X, Y, Z), float32, about unit variance, of grains of a drawn size in mm."""
+    size = float(np.exp(rng.uniform(*np.log(TEXTURE_MM))))
+    coarse = np.maximum(np.ceil(np.asarray(shape) * spacing_mm / max(size, 1e-3)).astype(int), 2)
+    coarse = np.minimum(coarse, shape)
+    field = rng.standard_normal(tuple(coarse), np.float32)
+    if tuple(coarse) != tuple(shape):
+        field = zoom(field, np.asarray(shape) / coarse, order=1, grid_mode=True, mode="nearest")
+    return field[: shape[0], : shape[1], : shape[2]]
+
+
+def draw_acquisition(image: np.ndarray, unit: float, rng: np.random.Generator) -> np.ndarray:
+    """Return the image (X, Y, Z), float32 >= 0, as a scanner of drawn faults stores it; axis 2 holds the slices.
+
+    Args:
+        image: the noiseless signal; changed in place.
+        unit: a typical tissue's signal, which noise is relative to.
+        rng: the only source of randomness.
+    """
+    image = gaussian_filter1d(image, float(rng.uniform(0.2, 0.6)), axis=2, truncate=2, mode="nearest")
+    in_plane = float(rng.uniform(0.3, 1.0))
+    for axis in (0, 1):
+        image = gaussian_filter1d(image, in_plane, axis=axis, truncate=2, mode="nearest")
+    image *= bias_field(image.shape, float(rng.uniform(0, 0.3)), rng)
+    if rng.random() < 0.12:
+        image = with_ghost(image, int(rng.integers(2)), float(rng.uniform(0.03, 0.15)), float(rng.uniform(0.1, 0.5)))
+    if rng.random() < 0.06:
+        image = with_ghost(image, int(rng.integers(3)), float(rng.uniform(0.1, 0.4)), 0.5)  # a fold, from far away
+    if rng.random() < 0.3:  # stored or windowed by software that cuts off the brightest
+        np.minimum(image, np.percentile(image, rng.uniform(95, 99.8)), out=image)
+    ratio = float(np.exp(rng.uniform(np.log(4), np.log(40))))
+    return add_rician_noise(image, unit / ratio, rng)
+
+
+def with_ghost(image: np.ndarray, axis: int, strength: float, shift: float) -> np.ndarray:
+    """Return the image with a weaker copy of itself, shifted along an axis by a share of its length and wrapped round.
+
+    Movement between the lines of k-space makes such copies along the phase-encoding axis; half a field of view away
+    they look like anatomy folded in from outside.
+    """
+    return image + np.float32(strength) * np.roll(image, max(1, round(shift * image.shape[axis])), axis=axis)

@@ -1,0 +1,129 @@
+"""The segmentation bundle's training by the synthetic teacher."""
+
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from support import workflow_of
+
+from crossmoda.data.teacher import TISSUE_NAMES
+from crossmoda.data.teacher.bank import DESCRIPTION, VERSION
+from crossmoda.errors import find_user_error
+
+BUNDLE = "vs_cochlea_hrt2_segmentation"
+SHAPE, SPACING = (48, 40, 16), (0.7, 0.7, 1.5)
+TINY = {
+    "patch_size": [32, 24, 12],
+    "crop_size": [40, 36],
+    "device": "cpu",
+    "network_def::filters": [4, 4, 4, 4],
+    "max_epochs": 2,
+    "iterations_per_epoch": 2,
+    "val_interval": 2,
+}
+LABELLED = (slice(10, 22), slice(12, 22), slice(5, 11))
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def maps(tmp_path_factory):
+    """Return a folder of one tissue map: white matter with a tumour and a cochlea."""
+    folder = tmp_path_factory.mktemp("maps")
+    voxels = np.zeros((4, *SHAPE), np.uint8)
+    voxels[0] = voxels[1] = TISSUE_NAMES.index("white")
+    voxels[2] = 255
+    voxels[3][LABELLED] = 2
+    voxels[0][LABELLED] = TISSUE_NAMES.index("tumour_dense")
+    voxels[3, 30:36, 14:20, 6:9] = 3
+    voxels[0, 30:36, 14:20, 6:9] = TISSUE_NAMES.index("perilymph")
+    np.save(folder / "teacher_00000.npy", voxels)
+    case = {
+        "shape": list(SHAPE),
+        "affine": np.diag([*SPACING, 1.0]).tolist(),
+        "counts": np.bincount(voxels[0].ravel(), minlength=len(TISSUE_NAMES)).tolist(),
+        "centres": {"vs": np.argwhere(voxels[3] == 2).tolist(), "cochlea": np.argwhere(voxels[3] == 3).tolist()},
+    }
+    told = {"version": VERSION, "seed": 0, "tissues": list(TISSUE_NAMES), "cases": {"teacher_00000": case}}
+    (folder / DESCRIPTION).write_text(json.dumps(told))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory):
+    """Return a datalist of one labelled validation scan."""
+    folder = tmp_path_factory.mktemp("judged")
+    label = np.zeros(SHAPE, np.uint8)
+    label[LABELLED] = 1
+    label[30:36, 14:20, 6:9] = 2
+    image = np.random.default_rng(0).normal(5, 1, SHAPE).astype(np.float32) + 3 * (label > 0)
+    for name, array in (("image", image), ("label", label)):
+        nib.save(nib.Nifti1Image(array, np.diag([*SPACING, 1.0])), folder / f"{name}.nii.gz")
+    item = {"case": "one", "site": "ukm", "image": "image.nii.gz", "label": "label.nii.gz"}
+    path = folder / "datalist.json"
+    path.write_text(
+        json.dumps(
+            {"edition": "2022", "labels": {"vs": 1, "cochlea": 2}, "source": [], "target": [], "validation": [item]}
+        )
+    )
+    return path
+
+
+def workflow(configs, maps, judged, output, **settings):
+    return workflow_of(
+        configs,
+        ["train", "variant_synthetic_teacher"],
+        "train",
+        teacher_dir=str(maps),
+        dataset_dir=str(judged),
+        output_dir=str(output),
+        **TINY,
+        **settings,
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(configs, maps, judged, tmp_path_factory):
+    """Return the output folder of two epochs."""
+    output = tmp_path_factory.mktemp("out")
+    made = workflow(configs, maps, judged, output)
+    made.run()
+    return output
+
+
+def test_what_is_saved_is_the_bundles_own_network_and_it_was_validated(configs, trained, judged):
+    state = torch.load(trained / "model.pt", weights_only=True)
+    assert state["output_block.conv.conv.weight"].shape[0] == 3  # background, vs, cochlea; no tissue
+    history = json.loads((trained / "history.json").read_text())
+    assert history["epoch"] == [1, 2]
+    assert "cochlea" in json.dumps(history["series"])
+    predict = workflow_of(
+        configs,
+        ["inference"],
+        "inference",
+        dataset_dir=str(judged),
+        sections=["validation"],
+        output_dir=str(trained / "predicted"),
+        weights=str(trained / "model.pt"),
+        **{key: TINY[key] for key in ("patch_size", "crop_size", "device", "network_def::filters")},
+    )
+    predict.run()
+    assert nib.load(trained / "predicted" / "one_Label.nii.gz").shape == SHAPE
+
+
+def test_the_same_seed_gives_the_same_weights_and_they_can_be_begun_with(configs, trained, maps, judged, tmp_path):
+    made = workflow(configs, maps, judged, tmp_path)
+    made.run()
+    first, again = (torch.load(folder / "model.pt", weights_only=True) for folder in (trained, tmp_path))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    further = workflow(configs, maps, judged, tmp_path / "further", initial_weights=str(trained / "model.pt"))
+    begun = further.parser.get_parsed_content("network").network.state_dict()
+    assert all(torch.equal(begun[name][: len(value)], value) for name, value in first.items() if value.ndim)
+
+
+def test_without_maps_it_stops_in_one_line(configs, judged, tmp_path):
+    with pytest.raises(Exception, match="teacher") as raised:
+        workflow(configs, tmp_path, judged, tmp_path / "out").run()
+    assert "python -m crossmoda teacher" in str(find_user_error(raised.value))

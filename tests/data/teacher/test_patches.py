@@ -1,0 +1,150 @@
+"""Tests of patches rendered from tissue maps: where things come to lie, and what they shine like."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from crossmoda.data.teacher import RandTissuePatchd
+from crossmoda.data.teacher.acquisition import grains, with_ghost
+from crossmoda.data.teacher.contrast import Contrast, draw_contrast, expected_statistics
+from crossmoda.data.teacher.tissue_maps import TISSUE_NAMES
+from crossmoda.errors import CrossmodaError
+
+STILL: dict[str, Any] = {"rotate_deg": (0, 0, 0), "scale": 0.0, "shear": 0.0, "bend_mm": 0.0}
+SHAPE, SPACING_MM = (60, 50, 16), (0.5, 0.8, 2.0)
+
+
+def case_of(folder: Path, boxes: dict[str, tuple[slice, slice, slice]]) -> dict[str, Any]:
+    """Return a case of white matter with boxes of tumour and cochlea (fluid) in it, on an anisotropic grid."""
+    voxels = np.zeros((4, *SHAPE), np.uint8)
+    voxels[0] = voxels[1] = TISSUE_NAMES.index("white")
+    voxels[2] = 255
+    tissues = {"intra": "tumour_dense", "extra": "tumour_loose", "cochlea": "perilymph"}
+    for number, (name, tissue) in enumerate(tissues.items(), 1):
+        if name in boxes:
+            voxels[3][boxes[name]] = number
+            voxels[0][boxes[name]] = TISSUE_NAMES.index(tissue)
+    np.save(folder / "one.npy", voxels)
+    centres = {"vs": np.argwhere(np.isin(voxels[3], (1, 2))).tolist(), "cochlea": np.argwhere(voxels[3] == 3).tolist()}
+    counts = np.bincount(voxels[0].ravel(), minlength=len(TISSUE_NAMES)).tolist()
+    return {"tissue_map": str(folder / "one.npy"), "affine": np.diag([*SPACING_MM, 1.0]).tolist(), "shape": list(SHAPE),
+            "counts": counts, "centres": centres, "case": "one"}  # fmt: skip
+
+
+BOXES = {
+    "extra": (slice(20, 32), slice(20, 30), slice(5, 9)),  # 6 x 8 x 8 mm
+    "intra": (slice(32, 40), slice(20, 30), slice(5, 9)),  # beside it, further to the right
+    "cochlea": (slice(44, 50), slice(36, 41), slice(7, 9)),  # 3 x 4 x 4 mm, in front and to the right
+}
+
+
+def drawn(transform: RandTissuePatchd, case: dict[str, Any], seed: int) -> dict[str, Any]:
+    """Return what a seed makes of a case."""
+    transform.set_random_state(seed)
+    return {key: np.asarray(value) for key, value in transform(dict(case)).items()}
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_sizes_and_places_in_mm_are_kept(tmp_path: Path, seed: int) -> None:
+    transform = RandTissuePatchd(["intra", "extra", "cochlea"], (72, 64, 32), (1.0, 1.0, 1.0), (0, 1, 0), **STILL)
+    label = drawn(transform, case_of(tmp_path, BOXES), seed)["label"][0]
+    volumes = [(label == number).sum() for number in (1, 2, 3)]
+    np.testing.assert_allclose(volumes, [4 * 8 * 8, 6 * 8 * 8, 3 * 4 * 4], rtol=0.35)
+    intra, extra, cochlea = (np.argwhere(label == number).mean(0) for number in (1, 2, 3))
+    towards = intra - extra
+    np.testing.assert_allclose(np.abs(towards), [5, 0, 0], atol=0.7)  # the middles lie 5 mm apart, along x alone
+    across = (cochlea - intra) * [
+        np.sign(towards[0]),
+        1,
+        1,
+    ]  # mirrored or not, the cochlea lies beyond the intra-meatal part
+    np.testing.assert_allclose(across, [5.5, 10.8, 2], atol=0.9)
+
+
+def test_left_and_right_are_exchanged_in_half_of_the_draws_and_nothing_else_is(tmp_path: Path) -> None:
+    transform = RandTissuePatchd(["intra", "extra", "cochlea"], (72, 64, 32), (1.0, 1.0, 1.0), (0, 1, 0), **STILL)
+    case = case_of(tmp_path, BOXES)
+    signs = []
+    for seed in range(24):
+        label = drawn(transform, case, seed)["label"][0]
+        signs.append(np.sign((np.argwhere(label == 1).mean(0) - np.argwhere(label == 2).mean(0))[0]))
+        assert np.argwhere(label == 3).mean(0)[1] > np.argwhere(label == 1).mean(0)[1]
+    assert 5 <= sum(sign > 0 for sign in signs) <= 19
+
+
+def test_image_label_and_tissue_agree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    signal = np.full(len(TISSUE_NAMES), 100.0, np.float32)
+    for name in ("tumour_dense", "tumour_loose"):
+        signal[TISSUE_NAMES.index(name)] = 400
+    signal[TISSUE_NAMES.index("perilymph")] = 900
+    contrast = Contrast(signal, np.zeros_like(signal))
+    monkeypatch.setattr("crossmoda.data.teacher.patches.draw_contrast", lambda rng, share: contrast)
+    monkeypatch.setattr("crossmoda.data.teacher.patches.draw_acquisition", lambda image, unit, rng: image)
+    transform = RandTissuePatchd(["vs", "cochlea"], (64, 56, 20), (0.6, 0.6, 1.5), (0, 1, 0))
+    case = case_of(tmp_path, BOXES)
+    _, mean, deviation = expected_statistics(contrast, np.array(case["counts"]))
+    found = drawn(transform, case, 3)
+    image, label, tissue = found["image"][0] * deviation + mean, found["label"][0], found["tissue"][0]
+    assert image.dtype == np.float32
+    assert label.dtype == np.uint8
+    np.testing.assert_array_equal(image > 650, (label == 2) & (image > 650))  # half-way from tumour to fluid
+    assert ((image > 250) & (image < 650))[label == 1].mean() > 0.9
+    assert (tissue[label == 1] == 5).mean() > 0.8  # the group named tumour
+
+
+def test_outside_the_scan_is_its_minimum_and_background(tmp_path: Path) -> None:
+    transform = RandTissuePatchd(["vs", "cochlea"], (96, 80, 32), (0.6, 0.6, 1.5), (1, 0, 0), **STILL)
+    case = case_of(tmp_path, BOXES)  # 30 x 40 x 32 mm: the patch, 58 x 48 x 48 mm, reaches beyond
+    found = drawn(transform, case, 1)
+    values, often = np.unique(found["image"][0], return_counts=True)  # noise never gives one value twice
+    outside = found["image"][0] == values[often.argmax()]
+    assert 0.4 < outside.mean() < 0.9
+    assert not found["label"][0][outside].any()
+    assert not found["tissue"][0][outside].any()
+
+
+def test_a_seed_gives_the_same_patch_and_another_seed_another_contrast(tmp_path: Path) -> None:
+    transform = RandTissuePatchd(["vs", "cochlea"], (32, 32, 16), (0.6, 0.6, 1.5))
+    case = case_of(tmp_path, BOXES)
+    first, again, other = (drawn(transform, case, seed)["image"] for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert not np.allclose(first, other)
+
+
+def test_an_unknown_structure_is_refused() -> None:
+    with pytest.raises(CrossmodaError, match="structure 'nerve': tissue maps hold vs, cochlea, intra, extra"):
+        RandTissuePatchd(["vs", "nerve"], (8, 8, 8), (1, 1, 1))
+
+
+def test_statistics_are_those_of_the_foreground() -> None:
+    signal = np.zeros(len(TISSUE_NAMES), np.float32)
+    signal[:3] = [0.0, 10.0, 30.0]
+    counts = np.zeros(len(TISSUE_NAMES), int)
+    counts[:3] = [500, 30, 10]
+    lowest, mean, deviation = expected_statistics(Contrast(signal, np.zeros_like(signal)), counts)
+    assert (lowest, mean) == (0.0, 15.0)  # (30 * 10 + 10 * 30) / 40; what is dark does not count
+    assert deviation == pytest.approx(np.sqrt((30 * 25 + 10 * 225) / 40))
+
+
+def test_fluid_is_brighter_than_brain_under_every_sequence_and_not_under_every_other_contrast() -> None:
+    fluid, brain = TISSUE_NAMES.index("csf"), TISSUE_NAMES.index("white")
+    by_rule = [draw_contrast(np.random.default_rng(seed), 0.0).signal for seed in range(60)]
+    without = [draw_contrast(np.random.default_rng(seed), 1.0).signal for seed in range(60)]
+    assert all(signal[fluid] > 1.3 * signal[brain] for signal in by_rule)
+    assert 15 < sum(signal[fluid] > signal[brain] for signal in without) < 45
+
+
+def test_grains_have_unit_variance_and_a_ghost_is_a_shifted_copy() -> None:
+    field = grains((40, 40, 20), np.array([0.5, 0.5, 1.0]), np.random.default_rng(1))
+    assert field.shape == (40, 40, 20)
+    assert 0.2 < field.std() < 1.3  # interpolation between coarse nodes takes a part of it
+    image = np.zeros((10, 4, 2), np.float32)
+    image[1, 2, 1] = 1
+    ghosted = with_ghost(image, 0, 0.25, 0.5)
+    assert ghosted[1, 2, 1] == 1
+    assert ghosted[6, 2, 1] == 0.25
+    assert ghosted.sum() == 1.25
