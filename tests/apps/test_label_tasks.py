@@ -76,10 +76,22 @@ def write_history(folder: Path, epochs: int, dice: list[float | None]) -> None:
     write_json(folder / "segmenter" / "history.json", {"epoch": list(range(1, epochs + 1)), "series": series})
 
 
+def write_run_description(run: Path, *later_rounds: dict[str, Any]) -> None:
+    """Write a ``run.yaml`` whose segmenter trains 8 epochs."""
+    segmenter = {"root": "bundles/vs_cochlea_hrt2_segmentation", "train": {"max_epochs": 8}}
+    settings = {
+        "segmenter": {"_target_": "crossmoda.self_training.BundleUse", **segmenter},
+        "rules": [],
+        "later_rounds": [{"_target_": "crossmoda.self_training.FromRound", **change} for change in later_rounds],
+    }
+    write_text(run / "run.yaml", yaml.safe_dump({"trainer": settings}))
+
+
+@pytest.mark.usefixtures("in_the_repository")
 def test_progress_is_that_of_the_training_under_way(tmp_path: Path) -> None:
     trainer = task("trainers.next_round").NextRound(tmp_path, tmp_path / "review")
     assert trainer.stats() == {}
-    write_text(tmp_path / "run.yaml", "resolved: {segmenter: {max_epochs: 8}}\n")
+    write_run_description(tmp_path, {"number": 2, "train": {"max_epochs": 12}})
     write_history(tmp_path / "round_1", 8, [None, 0.5, None, 0.7, None, 0.6, None, 0.6])
     os.utime(tmp_path / "round_1" / "segmenter" / "history.json", (5, 5))
     done = trainer.stats()
@@ -87,7 +99,7 @@ def test_progress_is_that_of_the_training_under_way(tmp_path: Path) -> None:
     assert "total_time" in done
     write_history(tmp_path / "round_2" / f".segmenter{PARTIAL_MARK}0123", 3, [None, None, 0.4])
     running = trainer.stats()
-    assert (running["epoch"], running["total_epochs"], running["best_metric"]) == (3, 8, 0.4)
+    assert (running["epoch"], running["total_epochs"], running["best_metric"]) == (3, 12, 0.4)
     assert running["train"] == {"loss": pytest.approx(1 / 3), "val_mean_dice": 0.4}
     assert "total_time" not in running
 
@@ -95,21 +107,46 @@ def test_progress_is_that_of_the_training_under_way(tmp_path: Path) -> None:
 def test_the_next_round_learns_from_the_folder_under_review(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module, calls = task("trainers.next_round"), []
 
-    def continue_run(run: Path, studies: Path) -> dict[str, Any]:
-        calls.append((run, studies))
+    def continue_run(run: Path, studies: Path, **settings: Any) -> dict[str, Any]:
+        calls.append((run, studies, settings))
         return {"round": 3}
 
     monkeypatch.setattr(module, "continue_run", continue_run)
     metrics = {"structures": {"vs": {"dice": {"mean": 0.81}}, "boundary": {"assd": {"mean": 1.0}}}}
     write_json(tmp_path / "metrics.json", metrics)
-    assert module.NextRound(tmp_path, tmp_path / "review")({}, None) == {"round": 3, "vs_dice": 0.81}
-    assert calls == [(tmp_path, tmp_path / "review")]
+    trainer, own = module.NextRound(tmp_path, tmp_path / "review"), {"model": "next_round", "client_id": "anna"}
+    assert trainer(own, None) == {"round": 3, "vs_dice": 0.81}
+    trainer({**own, "max_epochs": 4, "device": "cpu", "gpus": "all", "local_rank": 0}, None)
+    assert calls == [
+        (tmp_path, tmp_path / "review", {"options": {}, "device": None}),
+        (tmp_path, tmp_path / "review", {"options": {"max_epochs": 4}, "device": "cpu"}),
+    ]
+
+
+@pytest.mark.usefixtures("in_the_repository")
+def test_the_panel_s_options_are_those_of_the_next_round_with_the_present_choice_first(tmp_path: Path) -> None:
+    trainer = task("trainers.next_round").NextRound(tmp_path, tmp_path / "review")
+    assert trainer.config() == {}  # nothing to go on from, which Train tells
+    write_json(tmp_path / "current.json", {"round": 0})
+    only = {"_target_": "crossmoda.self_training.LearnFromReviewed"}
+    write_run_description(tmp_path, {"number": 1, "rules": [only], "warm_start": True})
+    config = trainer.config()
+    assert config.pop("device")[0]
+    assert config == {
+        "max_epochs": 8,
+        "warm_start": True,
+        "highest_uncertainty": 1.0,
+        "learn_from": ["reviewed", "all", "approved"],
+    }
+    trainer.require_options({"model": "next_round", "client_id": "anna", "max_epochs": "3"})
+    with pytest.raises(CrossmodaError, match="max_epochs '0': give a whole number"):
+        trainer.require_options({"max_epochs": 0})
 
 
 def test_a_round_that_fails_ends_with_its_reason_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = task("trainers.next_round")
 
-    def fail(run: Path, studies: Path) -> None:
+    def fail(run: Path, studies: Path, **settings: Any) -> None:
         raise RuntimeError("wrapped") from CrossmodaError("a label is on another grid")
 
     monkeypatch.setattr(module, "continue_run", fail)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from lib.configs.segmenter import SegmenterConfig
 from lib.datastore import ReviewDatastore
 from lib.dicomweb_store import DicomWebReviewDatastore, is_dicomweb, mirror_of
 from lib.guard import stand_in_front, upload_limit_mb
+from lib.infers.batch import Batch
 from lib.pages import serve_history
 from lib.triage import serve_triage
 from lib.uploads import keep_uploads_private
@@ -81,6 +84,10 @@ class CrossmodaLabelApp(MONAILabelApp):
 
     def init_infers(self) -> dict[str, Any]:
         """Return the models by name."""
+    def init_batch_infer(self) -> Batch:
+        """Return what labels many scans."""
+        return Batch()
+
         return self._config.infer()
 
     def init_trainers(self) -> dict[str, Any]:
@@ -114,8 +121,9 @@ class CrossmodaLabelApp(MONAILabelApp):
         threading.Thread(target=self._check_scans, name="scans", daemon=True).start()
 
     def _check_scans(self) -> None:
-        for image_id, fault in quarantine(self.datastore().review_store()).items():
-            logger.warning("%s is not handed out: %s", image_id, fault)
+        faults = quarantine(self.datastore().review_store())
+        if faults:  # not which: names of scans may name patients; each scan's info says what is wrong with it
+            logger.warning("%d scans cannot be used and are not handed out; their info says why", len(faults))
 
     def info(self) -> dict[str, Any]:
         """Return what 3D Slicer shows about the app."""
@@ -135,7 +143,7 @@ class CrossmodaLabelApp(MONAILabelApp):
         return result
 
     def infer(self, request: dict[str, Any], datastore: Any = None) -> dict[str, Any]:
-        """Segment a scan of the store, or of a session that the client opened.
+        """Segment a scan of the store, of a session that the client opened, or one that came with the request.
 
         Paths that a client names are refused: the server would read any file of the machine.
         """
@@ -144,7 +152,7 @@ class CrossmodaLabelApp(MONAILabelApp):
         store = datastore or self.datastore()
         if request.get("model") not in self._infers:
             raise HTTPException(404, f"model '{request.get('model')}': unknown; use one of {', '.join(self._infers)}")
-        if not store.has_image(str(request.get("image"))) and not self._is_of_session(request.get("image")):
+        if not store.has_image(str(request.get("image"))) and not self._is_received(request.get("image")):
             raise HTTPException(404, f"image '{str(request.get('image'))[:60]}': not in the store")
         self._require_readable(request["image"], store)
         request = {**request, "logging": "WARNING"}  # otherwise MONAI Label logs the whole request
@@ -152,6 +160,7 @@ class CrossmodaLabelApp(MONAILabelApp):
         if save and not self._infers[request["model"]].labels:
             raise HTTPException(422, f"model '{request['model']}': renders an image, which is no label to save")
         if save:
+            self._require_labels(request["model"])
             request = {**request, "result_extension": ".nii.gz", "result_dtype": "uint8"}
         try:
             with answering_client_errors(422):
@@ -173,6 +182,31 @@ class CrossmodaLabelApp(MONAILabelApp):
                 404, f"model '{model}': unknown; use one of {', '.join([*self._trainers, *self._infers])}"
             )
 
+    def require_batch(self, model: str) -> None:
+        """Refuse a batch of a model that does not exist or makes no labels.
+
+        Raises:
+            HTTPException: 404, 422.
+        """
+        if model not in self._infers:
+            raise HTTPException(404, f"model '{model}': unknown; use one of {', '.join(self._infers)}")
+        self._require_labels(model)
+
+    def require_training(self, model: str, options: Mapping[str, Any]) -> None:
+        """Refuse a training that does not exist or has no such options.
+
+        Raises:
+            HTTPException: 404 for the model.
+            CrossmodaError: for an option.
+        """
+        if model not in self._trainers:
+            raise HTTPException(404, f"model '{model}': no training; use one of {', '.join(self._trainers)}")
+        self._trainers[model].require_options(options)
+
+    def _require_labels(self, model: str) -> None:
+        if not self._infers[model].labels:
+            raise HTTPException(422, f"model '{model}': renders an image, which is no label to save")
+
     def _require_readable(self, image: str, store: Any) -> None:
         in_store = store.has_image(image)
         fault = store.quarantine(image) if in_store else scan_fault(Path(image))
@@ -182,8 +216,10 @@ class CrossmodaLabelApp(MONAILabelApp):
     def _publish(self) -> None:
         publish(self.run_folder, self.review_folder)
 
-    def _is_of_session(self, image: Any) -> bool:
-        if not isinstance(image, str) or self.sessions() is None:
+    def _is_received(self, image: Any) -> bool:
+        """Tell whether an image is one that a client sent, in a session or with this request; the endpoint names it."""
+        if not isinstance(image, str):
             return False
-        path = Path(image).resolve()
-        return path.is_file() and path.is_relative_to(Path(self.sessions().store_path).resolve())
+        path, places = Path(image).resolve(), [tempfile.gettempdir()]
+        places += [self.sessions().store_path] if self.sessions() is not None else []
+        return path.is_file() and any(path.is_relative_to(Path(place).resolve()) for place in places)

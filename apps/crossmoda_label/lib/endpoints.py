@@ -37,7 +37,7 @@ from monailabel.interfaces.utils.app import app_instance
 from monailabel.utils.others.generic import device_map
 from starlette.datastructures import UploadFile
 
-from crossmoda.data.naming import EXTENSIONS, extension_of
+from crossmoda.data.naming import EXTENSIONS, extension_of, stem_of
 from crossmoda.errors import CrossmodaError
 from crossmoda.self_training.review_access import REVIEWER
 from crossmoda.self_training.review_info import parse_object, require_client_id, require_image_info, require_plain
@@ -157,17 +157,25 @@ def _check(module: Any, endpoint: Callable[..., Any], arguments: Arguments) -> N
         for upload in value if isinstance(value, list) else [value]:
             if isinstance(upload, UploadFile):
                 _check_upload(upload, module)
-    specific = {infer: _check_inference, session: _check_session, logs: _check_logs, ohif: _check_ohif}
+    specific = {
+        infer: _check_inference,
+        batch_infer: _check_batch,
+        train: _check_training,
+        session: _check_session,
+        logs: _check_logs,
+        ohif: _check_ohif,
+    }
     if module in specific:
         specific[module](arguments)
+    if endpoint is datastore.api_add_image and not arguments["image"]:
+        # MONAI Label would cut the name at its first dot.
+        arguments["image"] = check_image_id(stem_of(arguments["file"].filename))
     if module is datastore and endpoint is not datastore.api_add_image:
         _require_image_in_store(arguments)
     if endpoint is datastore.api_put_image_info:
         require_image_info(parse_object(arguments["info"], "info"))
     if endpoint is datastore.api_save_label:
         _require_no_verdict_by_annotator(arguments["params"])
-    if arguments.get("run_sync") and module is train:
-        raise CrossmodaError("run_sync: a round is trained in a process of its own; leave it out")
 
 
 def _check_names(module: Any, arguments: Arguments) -> None:
@@ -225,14 +233,53 @@ def _check_inference(arguments: Arguments) -> None:
         raise CrossmodaError(f"result_extension: use one of {', '.join(EXTENSIONS)}")
     if kind and kind not in RESULT_TYPES:
         raise CrossmodaError(f"result_dtype: use one of {', '.join(RESULT_TYPES)}")
-    device = params.get("device")
+    if params.get("image") is not None and not app_instance().datastore().has_image(str(params["image"])):
+        raise HTTPException(404, f"image '{str(params['image'])[:60]}': not in the store")
+    _check_device(params.get("device"))
+
+
+def _check_device(device: Any) -> None:
     known = {"cpu", "cuda", *device_map(), *(f"cuda:{index}" for index in range(torch.cuda.device_count()))}
-    if device and device not in known and not (isinstance(device, str) and not torch.cuda.is_available()):
+    if not torch.cuda.is_available() and str(device).startswith("cuda"):  # MONAI Label takes the CPU instead
+        return
+    if device and device not in known:
         raise CrossmodaError(f"device: use one of {', '.join(sorted(known))}")
 
 
 def _check_session(arguments: Arguments) -> None:
     if arguments.get("uncompress"):
+def _check_batch(arguments: Arguments) -> None:
+    params = arguments.get("params") or {}
+    if "model" in arguments:
+        for key in ("model", "images"):  # the address says which
+            if key in params:
+                raise CrossmodaError(f"{key}: named in the address; leave it out of the body")
+        app_instance().require_batch(arguments["model"])
+        _check_device(params.get("device"))
+
+
+def _check_training(arguments: Arguments) -> None:
+    """Refuse what cannot be trained, and options that are not what they can be, before a process is started for them.
+
+    A request for all trainers (deprecated) names each one's options under its own name; there is but one.
+    """
+    if arguments.get("run_sync"):
+        raise CrossmodaError("run_sync: a round is trained in a process of its own; leave it out")
+    if "params" not in arguments:  # a request for the state, or to stop
+        return
+    options = dict(arguments["params"] or {})
+    for trainer in [arguments["model"]] if "model" in arguments else list(app_instance().info()["trainers"]):
+        own = options.pop(trainer, {})
+        if not isinstance(own, dict):
+            raise CrossmodaError(f"{trainer}: not a JSON object; send its options")
+        options |= own
+        if options.pop("model", trainer) != trainer:
+            raise CrossmodaError(f"model: another one than '{trainer}'; leave it out")
+        app_instance().require_training(trainer, options)
+    _check_device(options.get("device"))
+    arguments["params"] = options
+
+
         raise CrossmodaError("uncompress: archives are not unpacked here; send the scan's own files")
     session_id = arguments.get("session_id")
     if session_id is not None and not _SESSION.fullmatch(session_id):

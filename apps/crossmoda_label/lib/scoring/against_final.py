@@ -26,7 +26,8 @@ class PseudoLabelsAgainstFinal(ScoringMethod):
     def __call__(self, request: dict[str, Any], datastore: ReviewDatastore) -> dict[str, Scores]:
         """Return image id -> structure -> scores, and enter them into the scans' info as ``pseudo_label_scores``."""
         scores = pseudo_label_scores(datastore.review_store(), read_current(self.run)["structures"])
-        return entered(scores, "pseudo_label_scores", datastore)
+        datastore.enter_scores("pseudo_label_scores", scores)
+        return scores
 
 
 class ModelAgainstFinal(ScoringMethod):
@@ -44,11 +45,5 @@ class ModelAgainstFinal(ScoringMethod):
         """Return image id -> structure -> scores, and enter them into the scans' info as ``model_scores``."""
         current = read_current(self.run)
         scores = model_scores(datastore.review_store(), self.run, current, current["structures"])
-        return entered(scores, "model_scores", datastore)
-
-
-def entered(scores: dict[str, Scores], key: str, datastore: ReviewDatastore) -> dict[str, Scores]:
-    """Return the scores, entered into the scans' info under a key."""
-    for image_id, of_structures in scores.items():
-        datastore.update_image_info(image_id, {key: of_structures})
-    return scores
+        datastore.enter_scores("model_scores", scores)
+        return scores
