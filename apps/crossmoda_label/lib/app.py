@@ -82,12 +82,12 @@ class CrossmodaLabelApp(MONAILabelApp):
         self._publish()
         return DicomWebReviewDatastore(mirror, lambda: self._current, self._publish)
 
-    def init_infers(self) -> dict[str, Any]:
-        """Return the models by name."""
     def init_batch_infer(self) -> Batch:
         """Return what labels many scans."""
         return Batch()
 
+    def init_infers(self) -> dict[str, Any]:
+        """Return the models by name."""
         return self._config.infer()
 
     def init_trainers(self) -> dict[str, Any]:

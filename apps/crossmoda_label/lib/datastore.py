@@ -84,13 +84,13 @@ class ReviewDatastore(LocalDatastore):
         """Tell whether there is such a scan."""
         return image_id in self._datastore.objects
 
-    def review_store(self) -> ReviewStore:
     def enter_scores(self, key: str, scores: Mapping[str, Any]) -> None:
         """Enter the scores of many scans, image id -> scores, into their info under a key, all in one change."""
         with self._changing() as model:
             for image_id in scores.keys() & model["objects"].keys():
                 model["objects"][image_id]["image"]["info"][key] = scores[image_id]
 
+    def review_store(self) -> ReviewStore:
         """Return the folder beneath."""
         return self._store
 
@@ -169,6 +169,8 @@ class ReviewDatastore(LocalDatastore):
         with self._changing() as model:
             known = model["objects"][label_id]["labels"][label_tag]["info"]
             known.update({key: value for key, value in info.items() if key not in protected})
+            if "segmentationMeta" in info:
+                known.pop("judged_by", None)  # of the verdict that this one takes the place of
             if info.get("user") and info["user"] != DEFAULT_USER.username:  # MONAI Label's name for everybody
                 known["judged_by"] = info["user"]  # ``user`` remains who saved the label
 
@@ -177,8 +179,6 @@ class ReviewDatastore(LocalDatastore):
         if not self.datalist():
             raise HTTPException(404, "no final label yet; there is nothing to put into the archive")
         archive = Path(super().get_dataset_archive(limit_cases))
-            if "segmentationMeta" in info:
-                known.pop("judged_by", None)  # of the verdict that this one takes the place of
         return str(shutil.move(archive, archive.with_name("dataset.zip")))
 
     @contextmanager

@@ -246,8 +246,6 @@ def _check_device(device: Any) -> None:
         raise CrossmodaError(f"device: use one of {', '.join(sorted(known))}")
 
 
-def _check_session(arguments: Arguments) -> None:
-    if arguments.get("uncompress"):
 def _check_batch(arguments: Arguments) -> None:
     params = arguments.get("params") or {}
     if "model" in arguments:
@@ -280,6 +278,8 @@ def _check_training(arguments: Arguments) -> None:
     arguments["params"] = options
 
 
+def _check_session(arguments: Arguments) -> None:
+    if arguments.get("uncompress"):
         raise CrossmodaError("uncompress: archives are not unpacked here; send the scan's own files")
     session_id = arguments.get("session_id")
     if session_id is not None and not _SESSION.fullmatch(session_id):
