@@ -225,7 +225,7 @@ def _note_verdict(now: str, tag: str, info: dict[str, Any]) -> None:
     meta, earlier = info["segmentationMeta"], info["audit"].get("judged")
     who = str(info.get("judged_by") or meta.get("approvedBy") or "")
     conflict = []
-    if earlier and earlier["who"] != who:
+    if earlier and earlier["who"] != who and earlier["status"] != str(meta.get("status") or ""):
         conflict = [f"{earlier['who'] or 'somebody'} said '{earlier['status']}' of {tag} at {earlier['at']}"]
     judged = {"event": uuid.uuid4().hex, "at": now, "who": who, "tag": tag, "status": str(meta.get("status") or "")}
     info["audit"] = {**info["audit"], "judged": {**judged, "conflict": conflict}}
@@ -282,7 +282,7 @@ def _marks(entry: Mapping[str, Any], besides: str = "") -> dict[str, tuple[set[s
             found[mark] = (_identities(info), f"{who} saved {place} at {info.get('saved', 'an unknown time')}")
         meta = meta_of(info)
         if tag != besides and meta.get("status"):
-            who = str(info.get("judged_by") or meta.get("approvedBy") or "")
+            who = str(meta.get("approvedBy") or info.get("judged_by") or "")
             said = f"{who or 'somebody'} said '{meta['status']}' of {tag}"
             found[f"{mark} {meta['status']} {who}"] = ({who} if who else set(), said)
     return found

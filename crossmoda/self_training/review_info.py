@@ -95,6 +95,21 @@ def meta_of(info: Mapping[str, Any]) -> Mapping[str, Any]:
     return meta if isinstance(meta, Mapping) else {}
 
 
+def attributed(meta: Mapping[str, Any], known: Mapping[str, Any], user: str) -> dict[str, Any]:
+    """Return a verdict with the name of who has signed in, whatever name the client gives.
+
+    A verdict that repeats the known one remains its author's: with every verdict on one version of a label, 3D Slicer's
+    Reviewer sends those on the other versions again, with the new level.
+
+    Args:
+        meta: ``segmentationMeta`` as received; one that names nobody is not a verdict.
+        known: that of the same label so far.
+        user: who has signed in.
+    """
+    repeated = all(meta.get(key) == known.get(key) for key in ("status", "comment", "approvedBy"))
+    return dict(meta) if repeated or not meta.get("approvedBy") else {**meta, "approvedBy": user}
+
+
 def require_client_id(params: Mapping[str, Any]) -> None:
     """Refuse a client's name that is no short text.
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from crossmoda.errors import CrossmodaError
-from crossmoda.self_training.review_info import parse_object, require_image_info, require_label_info
+from crossmoda.self_training.review_info import attributed, parse_object, require_image_info, require_label_info
 
 META = {"status": "approved", "level": "easy", "approvedBy": "Dr. Berg", "comment": "größer", "editTime": 1767225600}
 
@@ -35,6 +35,16 @@ def test_an_object_is_read() -> None:
 def test_what_cannot_be_kept_is_refused(text: str, reason: str) -> None:
     with pytest.raises(CrossmodaError, match=f"params.*({reason})"):
         parse_object(text, "params")
+
+
+def test_a_verdict_is_of_who_has_signed_in_but_another_s_that_is_repeated_remains_theirs() -> None:
+    mine = {"status": "approved", "approvedBy": "somebody", "comment": "", "level": "easy"}
+    assert attributed(mine, {}, "anna") == {**mine, "approvedBy": "anna"}
+    theirs = {"status": "flagged", "approvedBy": "berg", "comment": "tip?", "level": "easy"}
+    assert attributed({**theirs, "level": "hard"}, theirs, "anna") == {**theirs, "level": "hard"}
+    for changed in ({"status": ""}, {"comment": "none"}, {"approvedBy": "carla"}):
+        assert attributed({**theirs, **changed}, theirs, "anna")["approvedBy"] == "anna"
+    assert attributed({"level": "hard"}, {}, "anna") == {"level": "hard"}
 
 
 def test_a_reviewer_s_own_words_pass() -> None:

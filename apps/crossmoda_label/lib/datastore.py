@@ -18,7 +18,7 @@ from crossmoda.data.volumes import read_volume
 from crossmoda.errors import CrossmodaError
 from crossmoda.self_training.review import has_verdict, store_prediction, store_upload
 from crossmoda.self_training.review_events import OWN_FACTS
-from crossmoda.self_training.review_info import require_image_info, require_label_info
+from crossmoda.self_training.review_info import attributed, meta_of, require_image_info, require_label_info
 from crossmoda.self_training.review_scans import QUARANTINED, enter_fault, fault_in_store, scan_fault
 from crossmoda.self_training.review_store import ReviewStore, check_image_id, check_tag
 from lib.access import requesting_user
@@ -133,7 +133,7 @@ class ReviewDatastore(LocalDatastore):
         self._require_image(image_id)
         with answering_client_errors():
             require_label_info(label_info or {})
-            label_info = _said_by_user(label_info or {})
+            label_info = _said_by_user(label_info or {}, {})
             structures = self._current()["structures"]
             store_upload(self._store, image_id, str(label_tag), Path(label_filename), label_info or {}, structures)
         return image_id
@@ -164,10 +164,10 @@ class ReviewDatastore(LocalDatastore):
         self._require_label(label_id, label_tag)
         with answering_client_errors():
             require_label_info(info)
-        info = _said_by_user(info)
         protected = ("values", "label_info", "sha256", "name", "structures", "user", "judged_by", *OWN_FACTS)
         with self._changing() as model:
             known = model["objects"][label_id]["labels"][label_tag]["info"]
+            info = _said_by_user(info, meta_of(known))
             known.update({key: value for key, value in info.items() if key not in protected})
             if "segmentationMeta" in info:
                 known.pop("judged_by", None)  # of the verdict that this one takes the place of
@@ -208,11 +208,11 @@ def _given_to(user: str, strategies: Mapping[str, Any], known: Mapping[str, Any]
     return {name: last if last == known.get(name) else {**last, "user": user} for name, last in strategies.items()}
 
 
-def _said_by_user(info: dict[str, Any]) -> dict[str, Any]:
-    """Return what a client says of a label with the name of who has signed in, whatever name the client gives."""
+def _said_by_user(info: dict[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a client says of a label with the name of who has signed in, given the verdict on it so far."""
     user = requesting_user()
     if user is None:
         return info
     meta = info.get("segmentationMeta")
-    named = {"segmentationMeta": {**meta, "approvedBy": user.name}} if meta and meta.get("approvedBy") else {}
+    named = {"segmentationMeta": attributed(meta, known, user.name)} if meta else {}
     return {**info, **named, "user": user.name}

@@ -157,6 +157,26 @@ def test_every_verdict_is_kept_also_those_that_were_replaced(studies: Path, uplo
     assert third["conflict"] == [f"Dr. Berg said 'approved' of final at {second['at']}"]
 
 
+def test_a_second_reviewer_of_the_same_mind_is_no_conflict_and_the_verdict_remains_its_author_s(
+    studies: Path, upload: Upload
+) -> None:
+    upload(label_map(vs=6))
+    judge(studies, "final", "flagged", "Dr. Berg", level="easy")
+    with ReviewStore(studies).edit() as model:  # Dr. Tal changes the level, which the Reviewer sends for every version
+        info = model["objects"][IMAGE]["labels"]["final"]["info"]
+        info["segmentationMeta"] = {**info["segmentationMeta"], "level": "hard"}
+        info["judged_by"] = "Dr. Tal"
+    last = events(studies, "judged")[-1]
+    assert (last["who"], last["approved_by"], last["status"], last["level"]) == (
+        *("Dr. Tal", "Dr. Berg", "flagged", "hard"),
+    )
+    assert "conflict" not in last
+    hand_out(studies, "bert")
+    judge(studies, "final", "approved", "Dr. Berg")
+    upload(label_map(vs=5), "bert")
+    assert "Dr. Berg said 'approved' of version_1" in events(studies, "saved")[-1]["conflict"]
+
+
 def test_deletions_are_recorded(studies: Path, upload: Upload) -> None:
     upload(label_map(vs=6))
     digest = info_of(studies, "final")["sha256"]
