@@ -35,6 +35,7 @@ from crossmoda.self_training.review_pictures import (
     read_scene,
 )
 from crossmoda.self_training.review_store import ORIGINAL, ReviewStore, check_image_id, check_tag
+from crossmoda.self_training.review_verdicts import state_of
 
 logger = logging.getLogger(__name__)
 
@@ -161,6 +162,7 @@ class ReviewCases:
             "volumes_ml": self._volumes_ml(sha256, info, current["structures"]),
             "round": info.get("round", labels.get(ORIGINAL, {}).get("info", {}).get("round")),
             "label_sha256": sha256,
+            "state": state_of(entry),
             "segmentationMeta": {**said, "editTime": _finite(meta.get("editTime")) or ""} if meta else None,
         }
 

@@ -29,16 +29,18 @@ PROBLEMS = ("Runtime.exceptionThrown", "Log.entryAdded", "Runtime.consoleAPICall
 class Browser:
     """One page of a Chromium.
 
-    ``problems`` collects what the page's console says: exceptions, refused sources, failed requests.
+    ``problems`` collects what the page's console says: exceptions, refused sources, failed requests; ``asked`` the
+    addresses of all that pages have asked for.
     """
 
     def __init__(self, address: str) -> None:
         self.problems: list[str] = []
+        self.asked: list[str] = []
         self._address = address
         self._loop = asyncio.new_event_loop()
         self._number = 0
         self._session, self._socket = self._loop.run_until_complete(self._connect())
-        for domain in ("Page", "Runtime", "Log"):
+        for domain in ("Page", "Runtime", "Log", "Network"):
             self.send(f"{domain}.enable")
 
     def send(self, method: str, **params: Any) -> dict[str, Any]:
@@ -118,6 +120,8 @@ class Browser:
         await self._socket.send_json({"id": self._number, "method": method, "params": params})
         while True:
             message = await asyncio.wait_for(self._socket.receive_json(), 60)
+            if message.get("method") == "Network.requestWillBeSent":
+                self.asked.append(message["params"]["request"]["url"])
             if message.get("method") in PROBLEMS:
                 self.problems.append(str(message["params"])[:600])
             if message.get("id") == self._number:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import sysconfig
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -162,7 +163,7 @@ def serve(
 
     Args:
         run: the run folder.
-        folder: for the log and the sessions.
+        folder: for the log.
         repository: the project's root.
         settings: given as ``--conf``.
         studies: address of a DICOMweb server; by default the run's own folder is served.
@@ -173,11 +174,7 @@ def serve(
         port = probe.getsockname()[1]
     arguments = server_arguments(run, studies or run / "review", port, "127.0.0.1")
     arguments += [word for name, value in (settings or {}).items() for word in ("--conf", name, value)]
-    environment = {
-        **server_environment(),
-        "MONAI_LABEL_SESSION_PATH": str(folder / "sessions"),
-        **(environment or {}),
-    }
+    environment = {**server_environment(), **(environment or {})}
     log, started = folder / "server.log", time.monotonic()
     with log.open("w") as stream:
         process = subprocess.Popen(arguments, cwd=repository, env=environment, stdout=stream, stderr=subprocess.STDOUT)
@@ -196,6 +193,8 @@ def wait_until_answering(url: str, process: subprocess.Popen[bytes], log: Path, 
         try:
             with urllib.request.urlopen(f"{url}/info/", timeout=20):
                 return
+        except urllib.error.HTTPError:  # it asks who is there
+            return
         except OSError:
             time.sleep(0.3)
     pytest.fail(f"the server did not start:\n{log.read_text()[-4000:]}")

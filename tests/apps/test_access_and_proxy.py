@@ -263,6 +263,22 @@ def test_pages_of_other_origins_may_link_to_the_server_and_load_nothing(
     assert guarded(tmp_path / "users.json").get("/nowhere", headers=told).status_code == status
 
 
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ("", "somebody at 10.0.0.7, not signed in"),
+        ("?client_id=anna", "anna at 10.0.0.7, not signed in"),
+        ("?user=berg&client_id=", "berg at 10.0.0.7, not signed in"),
+        ("?user=%00%0a%ff", "\ufffd at 10.0.0.7, not signed in"),
+        (f"?user={'a' * 300}", f"{'a' * 80} at 10.0.0.7, not signed in"),
+    ],
+)
+def test_who_has_not_signed_in_is_told_by_address_and_claim(query: str, said: str) -> None:
+    access = part("access")
+    scope = {"type": "http", "query_string": query[1:].encode(), "client": ("10.0.0.7", 50000), "headers": []}
+    assert access._said_of_client(scope) == said
+
+
 def test_many_guesses_at_once_are_counted_too(tmp_path: Path) -> None:
     users = tmp_path / "users.json"
     add_user(users, "anna", "annotator", "a long password")

@@ -318,7 +318,7 @@ def test_the_session_s_history_is_complete_and_agrees_with_the_files(served: Ser
     assert told[:3] == [("published", case, "") for case in AFFINES]
     assert ("handed out", "case.2", "user-anna") in told
     assert ("judged", "case.2", "Dr. Berg") in told
-    assert ("label deleted", "case.1", "") in told
+    assert ("label deleted", "case.1", "somebody at 127.0.0.1, not signed in") in told
     assert ("refreshed", "case.1", "") in told  # by the prediction that was saved
     first = next(event for event in events if event["event"] == "saved")
     assert (first["who"], first["case"], first["start_tag"], first["round"]) == ("user-anna", "case.2", "original", 0)

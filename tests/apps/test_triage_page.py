@@ -275,7 +275,8 @@ def test_cases_are_judged_one_after_the_other(served: Served, page: Browser) -> 
 
 
 def test_the_page_had_nothing_to_complain_about(page: Browser) -> None:
-    assert page.problems == []
+    expected = "409 (Conflict)"  # verdicts on what had changed meanwhile, which Chromium notes as failed requests
+    assert [problem for problem in page.problems if expected not in problem] == []
 
 
 def test_a_new_label_gets_a_new_picture(served: Served, page: Browser, slicer: Any, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
 from crossmoda.errors import CrossmodaError, find_user_error
+from crossmoda.self_training.review_verdicts import ChangedMeanwhileError
 
 
 @contextmanager
@@ -24,6 +25,7 @@ def answering_client_errors(status: int = 400) -> Iterator[None]:
         user_error: CrossmodaError | None = find_user_error(error)
         if user_error is None:
             raise
+        status = 409 if isinstance(user_error, ChangedMeanwhileError) else status
         raise HTTPException(status, without_folders(str(user_error))) from error
 
 

@@ -28,8 +28,9 @@ from lib.dicomweb_store import DicomWebReviewDatastore, is_dicomweb, mirror_of
 from lib.guard import stand_in_front, upload_limit_mb
 from lib.infers.batch import Batch
 from lib.pages import serve_history
+from lib.sessions import MAX_SESSIONS_MB, ReviewSessions, open_sessions
 from lib.triage import serve_triage
-from lib.uploads import keep_uploads_private
+from lib.uploads import keep_uploads_private, limit_mb
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +56,7 @@ class CrossmodaLabelApp(MONAILabelApp):
         self.review_folder = own_folder.resolve() if is_dicomweb(studies) else Path(studies)
         users = Path(conf.get("users") or self.review_folder / USERS_FILE)
         max_upload_mb = upload_limit_mb(conf)
+        self._max_sessions_mb = limit_mb(conf, "max_sessions_mb", MAX_SESSIONS_MB)
         self._following = threading.Lock()
         self._current = read_current(self.run_folder)
         self._config = SegmenterConfig(self.run_folder, self.review_folder)
@@ -157,8 +159,6 @@ class CrossmodaLabelApp(MONAILabelApp):
         self._require_readable(request["image"], store)
         request = {**request, "logging": "WARNING"}  # otherwise MONAI Label logs the whole request
         save = bool(request.get("save_label"))
-        if save and not self._infers[request["model"]].labels:
-            raise HTTPException(422, f"model '{request['model']}': renders an image, which is no label to save")
         if save:
             self._require_labels(request["model"])
             request = {**request, "result_extension": ".nii.gz", "result_dtype": "uint8"}
@@ -212,6 +212,9 @@ class CrossmodaLabelApp(MONAILabelApp):
         fault = store.quarantine(image) if in_store else scan_fault(Path(image))
         if fault:
             raise HTTPException(422, f"{image if in_store else Path(image).name}: {fault}")
+
+    def _load_sessions(self, load: bool = False) -> ReviewSessions | None:
+        return open_sessions(self.run_folder, self._max_sessions_mb) if load else None
 
     def _publish(self) -> None:
         publish(self.run_folder, self.review_folder)

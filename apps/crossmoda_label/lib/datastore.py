@@ -18,10 +18,17 @@ from crossmoda.data.volumes import read_volume
 from crossmoda.errors import CrossmodaError
 from crossmoda.self_training.review import has_verdict, store_prediction, store_upload
 from crossmoda.self_training.review_events import OWN_FACTS
-from crossmoda.self_training.review_info import attributed, meta_of, require_image_info, require_label_info
+from crossmoda.self_training.review_info import (
+    attributed,
+    complete_meta,
+    meta_of,
+    require_image_info,
+    require_label_info,
+)
 from crossmoda.self_training.review_scans import QUARANTINED, enter_fault, fault_in_store, scan_fault
 from crossmoda.self_training.review_store import ReviewStore, check_image_id, check_tag
-from lib.access import requesting_user
+from crossmoda.self_training.review_verdicts import SEEN, require_as_seen, state_of
+from lib.access import requesting_user, who_asks
 from lib.answers import answering_client_errors
 
 logger = logging.getLogger(__name__)
@@ -125,7 +132,7 @@ class ReviewDatastore(LocalDatastore):
     def remove_image(self, image_id: str) -> None:
         """Take a scan and its labels out of the store; the files are kept aside."""
         self._require_image(image_id)
-        with self._changing(_user_name()) as model:
+        with self._changing(who_asks()) as model:
             self._store.remove_image(model, image_id)
 
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
@@ -147,7 +154,7 @@ class ReviewDatastore(LocalDatastore):
     def remove_label(self, label_id: str, label_tag: str) -> None:
         """Take a label out of the store; the file is kept aside."""
         self._require_label(label_id, label_tag)
-        with self._changing(_user_name()) as model:
+        with self._changing(who_asks()) as model:
             self._store.remove_label(model, label_id, label_tag)
 
     def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
@@ -159,13 +166,20 @@ class ReviewDatastore(LocalDatastore):
                 info = {**info, "strategy": _given_to(_user_name(), info["strategy"], known.get("strategy") or {})}
             known.update(info)
 
-    def update_label_info(self, label_id: str, label_tag: str, info: dict[str, Any]) -> None:
-        """Add to what is known of a label, e.g. a reviewer's verdict; what describes its voxels stays as it is."""
+    def update_label_info(self, label_id: str, label_tag: str, info: dict[str, Any]) -> dict[str, str]:
+        """Add to what is known of a label, e.g. a reviewer's verdict; what describes its voxels stays as it is.
+
+        Returns:
+            ``state`` of the case, which may be sent back with the next verdict as ``seen``: that one then counts only
+            if nobody else has changed the case in between (otherwise 409).
+        """
         self._require_label(label_id, label_tag)
+        seen, info = info.get(SEEN), {key: value for key, value in info.items() if key != SEEN}
         with answering_client_errors():
             require_label_info(info)
         protected = ("values", "label_info", "sha256", "name", "structures", "user", "judged_by", *OWN_FACTS)
         with self._changing() as model:
+            require_as_seen(label_id, model["objects"][label_id], seen)
             known = model["objects"][label_id]["labels"][label_tag]["info"]
             info = _said_by_user(info, meta_of(known))
             known.update({key: value for key, value in info.items() if key not in protected})
@@ -173,6 +187,7 @@ class ReviewDatastore(LocalDatastore):
                 known.pop("judged_by", None)  # of the verdict that this one takes the place of
             if info.get("user") and info["user"] != DEFAULT_USER.username:  # MONAI Label's name for everybody
                 known["judged_by"] = info["user"]  # ``user`` remains who saved the label
+            return {"state": state_of(model["objects"][label_id])}
 
     def get_dataset_archive(self, limit_cases: int | None) -> str:
         """Write the scans with final labels into one ZIP file, which takes the place of the one before."""
@@ -210,9 +225,8 @@ def _given_to(user: str, strategies: Mapping[str, Any], known: Mapping[str, Any]
 
 def _said_by_user(info: dict[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a client says of a label with the name of who has signed in, given the verdict on it so far."""
-    user = requesting_user()
-    if user is None:
-        return info
-    meta = info.get("segmentationMeta")
-    named = {"segmentationMeta": attributed(meta, known, user.name)} if meta else {}
-    return {**info, **named, "user": user.name}
+    user, meta = requesting_user(), info.get("segmentationMeta")
+    if meta:
+        meta = complete_meta(meta)
+        info = {**info, "segmentationMeta": attributed(meta, known, user.name) if user else meta}
+    return {**info, "user": user.name} if user else info

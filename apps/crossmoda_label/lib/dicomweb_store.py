@@ -107,10 +107,11 @@ class DicomWebReviewDatastore(ReviewDatastore):
         self._wake.set()
         return saved
 
-    def update_label_info(self, label_id: str, label_tag: str, info: dict[str, Any]) -> None:
+    def update_label_info(self, label_id: str, label_tag: str, info: dict[str, Any]) -> dict[str, str]:
         """Add to what is known of a label; one that is approved goes to the server."""
-        super().update_label_info(label_id, label_tag, info)
+        known = super().update_label_info(label_id, label_tag, info)
         self._wake.set()
+        return known
 
     def remove_label(self, label_id: str, label_tag: str) -> None:
         """Take a label out of the store here; what the server has is left there."""

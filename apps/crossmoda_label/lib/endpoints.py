@@ -39,11 +39,12 @@ from starlette.datastructures import UploadFile
 
 from crossmoda.data.naming import EXTENSIONS, extension_of, stem_of
 from crossmoda.errors import CrossmodaError
-from crossmoda.self_training.review_access import REVIEWER
+from crossmoda.self_training.review_access import ANNOTATOR, REVIEWER
 from crossmoda.self_training.review_info import parse_object, require_client_id, require_image_info, require_plain
 from crossmoda.self_training.review_store import check_image_id, check_tag
 from lib.access import requesting_user
 from lib.answers import answering_client_errors
+from lib.sessions import SESSION_ID, without_places
 
 MODULES = (activelearning, batch_infer, datastore, infer, info, logs, model, ohif, scoring, session, train)
 NOT_SERVED = {  # endpoint -> why
@@ -71,12 +72,25 @@ GROUPS = {
 SERVERS_OWN = ("bundle_path", "image_path", "session", "model_filename", "skip_writer", "result_write_to_file", "label")
 RESULT_TYPES = ("uint8", "uint16", "int16", "uint32", "int32", "float32", "float64")
 MOST_LOG_LINES = 100_000
+VIEWER_POLICY = (  # OHIF compiles its decoders from within pages
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' data: blob:; worker-src 'self' blob:; "
+    "base-uri 'self'; form-action 'none'; frame-ancestors 'none'"
+)
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}")
-_SESSION = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _CHECKSUM = re.compile(r"((SHA256|SHA512|MD5):)?[0-9a-fA-F]{32,128}")
 
 Arguments = dict[str, Any]
+
+
+def _from_here_alone(answer: Any) -> Any:
+    """Let the viewer's page ask no other server; it would fetch its font from one."""
+    answer.headers["Content-Security-Policy"] = VIEWER_POLICY
+    return answer
+
+
+AFTERWARDS = {session: without_places, ohif: _from_here_alone}  # what is done with answers
 
 
 def serve_checked_endpoints(app: FastAPI) -> None:
@@ -124,7 +138,7 @@ def _call(endpoint: Callable[..., Any], module: Any, arguments: Arguments) -> An
     try:
         work.send(None)
     except StopIteration as done:
-        return done.value
+        return AFTERWARDS[module](done.value) if module in AFTERWARDS else done.value
     except HTTPException as error:
         _clean_up(arguments)
         if error.status_code == 500:  # MONAI Label's word for a request that lacks something
@@ -223,11 +237,16 @@ def _check_upload(upload: UploadFile, module: Any) -> None:
 def _check_inference(arguments: Arguments) -> None:
     if arguments.get("session_id"):
         _check_session(arguments)
+        if app_instance().sessions().get_session(arguments["session_id"]) is None:
+            raise HTTPException(404, f"session '{arguments['session_id']}': unknown or ended; open one first")
     elif arguments.get("image"):
         _require_image_in_store(arguments)
     if arguments.get("output") == "dicom_seg" and not isinstance(app_instance().datastore(), DICOMWebDatastore):
         raise CrossmodaError("output: DICOM SEG needs a DICOMweb server; the scans are in a folder")
     params = parse_object(arguments["params"], "params")
+    user = requesting_user()
+    if params.get("save_label") and user is not None and not user.may(ANNOTATOR):
+        raise HTTPException(403, f"{user.name} is {user.role}; a label is saved by an annotator")
     extension, kind = params.get("result_extension"), params.get("result_dtype")
     if extension and extension not in EXTENSIONS:
         raise CrossmodaError(f"result_extension: use one of {', '.join(EXTENSIONS)}")
@@ -282,7 +301,7 @@ def _check_session(arguments: Arguments) -> None:
     if arguments.get("uncompress"):
         raise CrossmodaError("uncompress: archives are not unpacked here; send the scan's own files")
     session_id = arguments.get("session_id")
-    if session_id is not None and not _SESSION.fullmatch(session_id):
+    if session_id is not None and not SESSION_ID.fullmatch(session_id):
         raise HTTPException(404, f"session {session_id[:60]!r}: unknown; open one first")
 
 

@@ -23,7 +23,7 @@ const HELP = {
 
 const state = {
   cases: [], colours: {}, selected: null, view: "wall", undo: [],
-  planes: null, index: {}, active: "axial", contours: true, preset: 0, level: WINDOWS[0][1], width: WINDOWS[0][2],
+  signedIn: "", planes: null, index: {}, active: "axial", contours: true, preset: 0, level: WINDOWS[0][1], width: WINDOWS[0][2],
 };
 const cards = new Map();
 const byId = (id) => document.getElementById(id);
@@ -46,8 +46,12 @@ function say(text, problem = false) {
 async function answerOf(address, options) {
   const answer = await fetch(address, options).catch(() => null);
   if (answer === null) throw new Error("the server does not answer; nothing was written");
+  if (answer.status === 401) location.assign("login"); // signed out meanwhile
   const content = await answer.json().catch(() => ({}));
-  if (!answer.ok) throw new Error(reasonIn(content.detail) || `the server answers ${answer.status}`);
+  if (!answer.ok) {
+    const reason = reasonIn(content.detail) || `the server answers ${answer.status}`;
+    throw Object.assign(new Error(reason), { status: answer.status });
+  }
   return content;
 }
 
@@ -112,10 +116,7 @@ function verdictOf(one) {
 const uncertaintyText = (one) => (one.uncertainty === null ? "not measured" : one.uncertainty.toFixed(3));
 const roundText = (one) => (one.round === null ? "" : `round ${one.round}`);
 
-function differs(one, other) {
-  const spoken = (it) => JSON.stringify([it.tag, it.label_sha256, it.segmentationMeta]);
-  return spoken(one) !== spoken(other);
-}
+const differs = (one, other) => one.state !== other.state;
 
 // --- The wall ---
 
@@ -387,6 +388,7 @@ function inTurn(work) {
 }
 
 async function readerName(again = false) {
+  if (state.signedIn) return state.signedIn;
   let name = localStorage.getItem("crossmoda-reader") ?? "";
   if (!name || again) {
     name = (await ask("Your name, written beside every verdict:", name) ?? "").trim();
@@ -396,8 +398,20 @@ async function readerName(again = false) {
   return name;
 }
 
+// Who has signed in needs to give no name: the server writes it beside what they say.
+async function askWho() {
+  state.signedIn = (await answerOf("who")).name;
+  showReader();
+}
+
+async function signOut() {
+  await fetch("logout", { method: "POST", redirect: "manual" });
+  location.assign("login");
+}
+
 function showReader() {
-  byId("reader").textContent = `Reader: ${localStorage.getItem("crossmoda-reader") ?? "who are you?"}`;
+  const name = localStorage.getItem("crossmoda-reader") ?? "who are you?";
+  byId("reader").textContent = state.signedIn ? `Sign out ${state.signedIn}` : `Reader: ${name}`;
 }
 
 async function judge(image, change) {
@@ -406,30 +420,28 @@ async function judge(image, change) {
   if (!seen.tag) return say("There is no label to judge; segment the scan in 3D Slicer first.", true);
   const name = await readerName();
   if (!name) return say("Nothing was written: a verdict needs a name.", true);
-  if (await changedMeanwhile(seen, "Look, then press the key again.")) return;
   const blank = { status: "", level: "", approvedBy: "", comment: "", editTime: "" };
   const former = seen.segmentationMeta ?? blank;
   const meta = { ...former, ...change, approvedBy: name, editTime: Math.floor(Date.now() / 1000) };
-  await write(seen, meta);
+  const written = await write(seen, meta, "Look, then press the key again.");
+  if (!written) return;
   const now = row(image);
-  state.undo.push({ image, former, written: now });
+  state.undo.push({ image, former, written });
   say(`${now.case}: ${verdictOf(now)}`);
 }
 
-async function changedMeanwhile(seen, remedy) {
+// The server takes a verdict only if the case is still as its reader saw it; otherwise this shows it and returns null.
+async function write(seen, meta, remedy) {
+  const query = new URLSearchParams({ label: seen.image, tag: seen.tag });
+  const body = new URLSearchParams({ params: JSON.stringify({ segmentationMeta: meta, seen: seen.state }) });
+  const written = await answerOf(`../datastore/updatelabelinfo?${query}`, { method: "PUT", body })
+    .catch((error) => (error.status === 409 ? null : Promise.reject(error)));
   const now = await answerOf(caseAddress(seen.image));
-  if (!differs(seen, now)) return false;
   put(now);
+  if (written) return { ...now, state: written.state }; // what others may have said since then has not been seen
   if (state.view === "case" && state.selected === now.image) await showCase();
   say(`Not written. Meanwhile ${now.case} is ${verdictOf(now)}. ${remedy}`, true);
-  return true;
-}
-
-async function write(seen, meta) {
-  const query = new URLSearchParams({ label: seen.image, tag: seen.tag });
-  const body = new URLSearchParams({ params: JSON.stringify({ segmentationMeta: meta }) });
-  await answerOf(`../datastore/updatelabelinfo?${query}`, { method: "PUT", body });
-  put(await answerOf(caseAddress(seen.image)));
+  return null;
 }
 
 // Enters a case's new row and shows it.
@@ -448,11 +460,11 @@ function put(now) {
 async function undo() {
   const step = state.undo.at(-1);
   if (!step) return say("Nothing to undo.");
-  if (await changedMeanwhile(step.written, "It was not undone.")) return state.undo.pop();
-  await write(step.written, step.former);
+  const written = await write(step.written, step.former, "It was not undone.");
   state.undo.pop();
+  if (!written) return;
   const now = row(step.image);
-  for (const earlier of state.undo) if (earlier.image === now.image) earlier.written = now;
+  for (const earlier of state.undo) if (earlier.image === now.image) earlier.written = written;
   if (state.view === "wall" && matches(now)) select(now.image);
   say(`Undone. ${now.case}: ${verdictOf(now)}`);
 }
@@ -584,8 +596,8 @@ function start() {
     event.preventDefault();
     accept();
   });
-  byId("reader").addEventListener("click", () => inTurn(() => readerName(true)));
-  showReader();
+  byId("reader").addEventListener("click", () => inTurn(state.signedIn ? signOut : () => readerName(true)));
+  inTurn(askWho);
   showHelp();
   poll();
 }
