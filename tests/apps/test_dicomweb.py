@@ -12,12 +12,14 @@ import pytest
 import requests
 from dicom_support import points_of, save_slices, segments_of, slices_of
 from orthanc_support import NAME, PASSWORD, Orthanc, orthanc
+from PIL import Image
 
 from crossmoda.data.volumes import read_volume
 from crossmoda.files import read_json, write_json
 from crossmoda.self_training.review import collect
 from crossmoda.self_training.review_series import read_series
 
+from .browser import Browser, chromium
 from .conftest import AFFINES, SHAPE, Served, blocks, save_nifti, serve, slicer_client, slicer_module, write_run
 
 MODEL = "vs_cochlea_hrt2_segmentation"
@@ -53,7 +55,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
     """An archive with two scans, one that lacks a slice, and a CT of another patient."""
     with orthanc(tmp_path_factory.mktemp("orthanc")) as server:
         for case, uid in SERIES.items():
-            server.upload(slices_of(scan_of(case), AFFINES[case], uid, STUDY))
+            server.upload(slices_of(scan_of(case), AFFINES[case], uid, STUDY, SeriesNumber=int(case[-1])))
         whole = slices_of(scan_of("case.3"), AFFINES["case.3"], DAMAGED, STUDY)
         server.upload(sorted(whole, key=lambda header: header.ImagePositionPatient[2])[:-4] + whole[-1:])
         ct = slices_of(
@@ -122,6 +124,16 @@ def test_a_damaged_series_is_named_with_the_reason_and_not_handed_out(served: Se
     assert requests.get(f"{served.url}/crossmoda/cases", timeout=60).status_code == 200
 
 
+def save(served: Served, slicer: Any, folder: Path) -> np.ndarray:
+    """Save the label of the oblique scan as 3D Slicer does, cochlea first, and return it as it was sent."""
+    scan = read_volume(served.studies / f"{SERIES['case.2']}.nii.gz")
+    label = blocks(2, 1)
+    save_nifti(folder / "label.nii.gz", label, scan.affine)
+    named = {"label_info": [{"name": "cochlea", "idx": 1}, {"name": "vs", "idx": 2}]}
+    slicer.save_label(SERIES["case.2"], str(folder / "label.nii.gz"), "", named)
+    return label
+
+
 def test_next_sample_infer_save_and_the_way_back_to_the_archive(
     served: Served, archive: Orthanc, slicer: Any, tmp_path: Path
 ) -> None:
@@ -130,10 +142,7 @@ def test_next_sample_infer_save_and_the_way_back_to_the_archive(
     predicted, _ = slicer.infer(MODEL, uid, {"result_extension": ".nrrd", "result_dtype": "uint8"})
     scan = read_volume(served.studies / f"{uid}.nii.gz")
     np.testing.assert_allclose(read_volume(predicted).affine, scan.affine, atol=1e-4)
-    label = blocks(2, 1)  # numbered by the order of the segments: cochlea first
-    save_nifti(tmp_path / "label.nii.gz", label, scan.affine)
-    named = {"label_info": [{"name": "cochlea", "idx": 1}, {"name": "vs", "idx": 2}]}
-    slicer.save_label(uid, str(tmp_path / "label.nii.gz"), "", named)
+    label = save(served, slicer, tmp_path)
     found = segments_of(stored(served, archive, uid))
     assert list(found) == ["vestibular schwannoma", "cochlea"]
     for points, value in zip(found.values(), (2, 1), strict=True):
@@ -187,3 +196,41 @@ def test_the_viewer_s_filters_reach_the_archive(served: Served) -> None:
     assert patients("") == {"P7", "P8"}
     assert patients("?PatientID=P8") == {"P8"}
     assert requests.get(f"{served.url}/proxy/dicom/wado/../system", timeout=60).status_code == 404
+
+
+def test_the_viewer_shows_study_and_segmentation(served: Served, archive: Orthanc, slicer: Any, tmp_path: Path) -> None:
+    save(served, slicer, tmp_path)
+    stored(served, archive, SERIES["case.2"])
+    with chromium(tmp_path, webgl=True) as page:
+        page.open(f"{served.url}/ohif/viewer?StudyInstanceUIDs={STUDY}")
+        press(page, "button", "Confirm and Hide")
+        press(page, "[data-cy=study-browser-thumbnail-no-image]", "on series 2, version 1", "dblclick")
+        assert share_of_red(page, tmp_path / "before.png") < 0.001
+        press(page, "button", "Yes")
+        page.wait_for("document.querySelector('[data-cy=panelSegmentation-btn]')")
+        page.click("[data-cy=panelSegmentation-btn]")
+        press(page, "span", "vestibular schwannoma")  # goes to its middle
+        page.wait_for("[...document.querySelectorAll('span')].some(shown => shown.innerText === 'cochlea')")
+        wait_until(lambda: share_of_red(page, tmp_path / "after.png") > 0.03)
+        # The tumour is 6 x 5 of a slice's 26 x 22 voxels; its border is drawn a little beyond.
+        assert share_of_red(page, tmp_path / "after.png") == pytest.approx(30 / (26 * 22), rel=0.3)
+        # The page's own font would come from elsewhere; the policy keeps the page from asking, not the missing network.
+        assert not [problem for problem in page.problems if "ERR_NAME_NOT_RESOLVED" in problem]
+
+
+def press(page: Browser, selector: str, words: str, kind: str = "click") -> None:
+    """Click the first element that holds these words, once it is there."""
+    found = f"[...document.querySelectorAll({selector!r})].find(shown => shown.innerText.includes({words!r}))"
+    page.wait_for(found, seconds=90)
+    page.evaluate(f"{found}.dispatchEvent(new MouseEvent({kind!r}, {{bubbles: true}}))")
+
+
+def share_of_red(page: Browser, file: Path) -> float:
+    """Return how much of the scan's slice on the screen is drawn over in the tumour's red."""
+    page.screenshot(file)
+    box = page.evaluate("document.querySelector('[data-cy=viewport-pane]').getBoundingClientRect().toJSON()")
+    left, top, right, bottom = (int(box[side]) for side in ("left", "top", "right", "bottom"))
+    shown = np.asarray(Image.open(file).convert("RGB"), dtype=float)[top + 60 : bottom - 40, left + 10 : right - 10]
+    red, green, blue = np.moveaxis(shown, -1, 0)
+    drawn = (red > 1.4 * green) & (red > 1.4 * blue) & (red > 40)
+    return float(drawn.sum() / max(1, (shown.max(axis=-1) > 10).sum()))
