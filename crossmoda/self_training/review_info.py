@@ -19,6 +19,7 @@ IMAGE_FACTS = (
     *("case", "site", *MEASURES, "quarantined", "name", "path", "ts", "strategy"),
     *("series", "series_fault", "segmentation"),
 )
+META_KEYS = ("status", "level", "approvedBy", "comment", "editTime")  # of segmentationMeta
 LONGEST = 262_144  # characters of one JSON text
 
 _DEEPEST = 16
@@ -93,6 +94,11 @@ def meta_of(info: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return what a reviewer said of a label, given its info; nothing where a file edited by hand holds no object."""
     meta = info.get("segmentationMeta")
     return meta if isinstance(meta, Mapping) else {}
+
+
+def complete_meta(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a ``segmentationMeta`` with all its keys: one that lacks any stops 3D Slicer's Reviewer for all cases."""
+    return {**dict.fromkeys(META_KEYS, ""), **meta}
 
 
 def attributed(meta: Mapping[str, Any], known: Mapping[str, Any], user: str) -> dict[str, Any]:

@@ -19,6 +19,7 @@ The tests are one session: each goes on from where the one before left the store
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import time
@@ -37,8 +38,9 @@ from support import run_loop, tiny_loop
 from crossmoda.data.datalist import load_datalist
 from crossmoda.data.volumes import read_volume, same_grid
 from crossmoda.files import read_json, sha256_of
+from crossmoda.self_training.review_history import history
 
-from .conftest import Served, serve
+from .conftest import Served, serve, slicer_module
 
 pytestmark = pytest.mark.usefixtures("in_the_repository")
 
@@ -239,6 +241,51 @@ def test_the_data_set_is_one_archive(served: Served, first: str) -> None:
     archive = zipfile.ZipFile(io.BytesIO(ask(served, "GET", "/datastore/dataset").content))
     assert [Path(name).name for name in archive.namelist()].count(f"{first}.nii.gz") == 2  # the scan and its label
     assert archive.testzip() is None
+
+
+# --- The Reviewer's own logic, beyond its requests (in MONAI Label: plugins/slicer/MONAILabelReviewer/UnitTests) ---
+
+
+@pytest.fixture(scope="module")
+def reviewer_logic() -> Iterator[Any]:
+    """The package beneath 3D Slicer's Reviewer module, which needs no Slicer."""
+    found = Path(str(slicer_module("MONAILabelReviewer/MONAILabelReviewerLib/MonaiServerREST.py").__file__))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(found.parents[1]))
+        yield importlib.import_module("MONAILabelReviewerLib")
+
+
+def test_the_reviewer_reads_the_store_and_one_verdict_leaves_the_others_to_their_authors(
+    served: Served, first: str, reviewer_logic: Any
+) -> None:
+    def judge(tag: str, reviewer: str, status: str, level: str) -> None:
+        """Do what the module does at *Next*."""
+        controller = reviewer_logic.ImageDataController()
+        assert controller.connectToMonaiServer(served.url)
+        assert controller.initMetaDataProcessing()
+        images = controller.getAllImageData(segmented=False, isNotSegmented=False, isApproved=False, isFlagged=False)
+        image = next(image for image in images if image.getName() == first)  # no filter: all cases
+        assert image.isSegemented()
+        image.updateSegmentationMetaByVerionTag(
+            tag=tag, status=status, level=level, approvedBy=reviewer, comment=image.getComment(tag)
+        )
+        controller.updateLabelInfoOfAllVersionTags(image, tag, level, image.getMetaByVersionTag(tag))
+
+    said = {"segmentationMeta": {"status": "flagged", "approvedBy": "Dr. Berg"}}  # a client that leaves out the rest
+    address = f"/datastore/updatelabelinfo?label={first}&tag=original"
+    assert ask(served, "PUT", address, data={"params": json.dumps(said)}).status_code == 200
+    judge("final", "Dr. Tal", "approved", "easy")
+    judge("final", "Dr. Tal", "approved", "hard")
+    labels = read_json(served.studies / "datastore_v2.json")["objects"][first]["labels"]
+    metas = {tag: label["info"]["segmentationMeta"] for tag, label in labels.items()}
+    verdicts = {tag: (meta["status"], meta["approvedBy"], meta["level"]) for tag, meta in metas.items()}
+    assert verdicts == {"original": ("flagged", "Dr. Berg", "hard"), "final": ("approved", "Dr. Tal", "hard")}
+    judged = [event for event in history(served.studies) if event["event"] == "judged"]
+    assert not any("conflict" in event for event in judged)
+    assert {(event["tag"], event["approved_by"]) for event in judged} == {
+        ("original", "Dr. Berg"),
+        ("final", "Dr. Tal"),
+    }
 
 
 # --- Many at once: tests/integration/radiology/test_batch_infer.py, tests/unit/endpoints/test_batch_infer.py ---

@@ -7,7 +7,13 @@ from typing import Any
 import pytest
 
 from crossmoda.errors import CrossmodaError
-from crossmoda.self_training.review_info import attributed, parse_object, require_image_info, require_label_info
+from crossmoda.self_training.review_info import (
+    attributed,
+    complete_meta,
+    parse_object,
+    require_image_info,
+    require_label_info,
+)
 
 META = {"status": "approved", "level": "easy", "approvedBy": "Dr. Berg", "comment": "größer", "editTime": 1767225600}
 
@@ -35,6 +41,13 @@ def test_an_object_is_read() -> None:
 def test_what_cannot_be_kept_is_refused(text: str, reason: str) -> None:
     with pytest.raises(CrossmodaError, match=f"params.*({reason})"):
         parse_object(text, "params")
+
+
+def test_a_verdict_has_all_keys_that_the_reviewer_reads() -> None:
+    assert complete_meta({"status": "flagged"}) == {
+        **{"status": "flagged", "level": "", "approvedBy": "", "comment": "", "editTime": ""},
+    }
+    assert complete_meta(META) == META
 
 
 def test_a_verdict_is_of_who_has_signed_in_but_another_s_that_is_repeated_remains_theirs() -> None:
