@@ -6,8 +6,9 @@
 The run is not changed: its pseudo-labels are published into a temporary folder. Clients save labels with 3D Slicer's
 own client until the server has acknowledged as many as asked for, and begin again at every refusal. Meanwhile the
 server is killed and started again, and ``datastore_v2.json`` is read over and over. In the end every acknowledged label
-must be there, readable, as its case's latest or as a former version, and in the history, which must agree with the
-files. Exit status 0 only if all of that holds.
+must be there, readable, as its case's latest or as a former version, and in the history, by its bytes and with the
+former version that it replaced; and history, database and files must agree (``python -m crossmoda audit --check``).
+Exit status 0 only if all of that holds.
 Takes about 25 seconds for every kill, most of it the server's start.
 """
 
@@ -28,6 +29,7 @@ import threading
 import time
 import urllib.request
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,11 +38,11 @@ import fire
 import numpy as np
 
 from crossmoda.data.volumes import read_grid, read_volume, write_volume
-from crossmoda.files import PARTIAL_MARK
+from crossmoda.files import PARTIAL_MARK, sha256_of
 from crossmoda.self_training.review import publish, server_arguments, server_environment
 from crossmoda.self_training.review_events import SAVED
 from crossmoda.self_training.review_history import history, problems
-from crossmoda.self_training.review_store import STORE_FILE, ReviewStore
+from crossmoda.self_training.review_store import ORIGINAL, STORE_FILE, ReviewStore
 
 START_SECONDS = 240.0
 CLIENT = Path("plugins/slicer/MONAILabel/MONAILabelLib/client.py")
@@ -176,31 +178,56 @@ def report(studies: Path, state: Saves, kills: int, clients: int, seconds: float
     whole = json.loads((studies / STORE_FILE).read_text(encoding="utf-8"))  # before anything is repaired
     store = ReviewStore(studies)
     objects = store.recover()["objects"]
-    found: dict[str, dict[str, int]] = {}
-    for image_id, entry in objects.items():
-        files = {tag: store.label_path(image_id, tag, label["ext"]) for tag, label in entry["labels"].items()}
-        found[image_id] = {tag: number_of(read_volume(file).array) for tag, file in files.items() if tag != "original"}
-    lost = [
-        (image_id, number)
-        for image_id, numbers in state.acknowledged.items()
-        for number in numbers
-        if number not in found[image_id].values()
-    ]
-    for image_id, number in lost:
-        print(f"lost: label {number} of {image_id}")
+    found = {image_id: digests_of(store, image_id, entry) for image_id, entry in objects.items()}
+    saved = [(image_id, number) for image_id, numbers in state.acknowledged.items() for number in numbers]
+    lost = [(image_id, number) for image_id, number in saved if number not in found[image_id]]
     versions = sum(map(len, found.values()))
     disagreements = problems(studies)
-    print("\n".join(disagreements[:20]), end="\n" if disagreements else "")
-    recorded = sum(event["event"] == SAVED for event in history(studies))
+    saves = [event for event in history(studies) if event["event"] == SAVED]
+    told = {(event["image_id"], event.get("sha256")) for event in saves}
+    untold = [
+        (image_id, n) for image_id, n in saved if n in found[image_id] and (image_id, found[image_id][n]) not in told
+    ]
+    former = without_former_version(saves, objects)
+    for what, labels in (("lost", lost), ("not in the history", untold)):
+        for image_id, number in labels:
+            print(f"{what}: label {number} of {image_id}")
+    print("".join(f"{line}\n" for line in [*disagreements, *former][:20]), end="")
     left = [path for path in (studies / "labels").rglob("*") if PARTIAL_MARK in path.name]
     print(
         f"{state.count()} saves acknowledged by {clients} clients, {state.refused} cut off or not answered, "
         f"{kills} kills, {seconds:.0f} s: {len(lost)} lost; {versions} labels readable in latest and former versions; "
         f"{STORE_FILE} unreadable {state.unreadable} times, {len(whole['objects'])} cases in it; "
-        f"{len(left)} unfinished files left; {recorded} saves in the history, {len(disagreements)} disagreements"
+        f"{len(left)} unfinished files left; {len(saves)} saves in the history, {len(untold)} acknowledged ones not, "
+        f"{len(former)} without their former version; {len(disagreements)} disagreements"
     )
-    complete = not disagreements and recorded >= state.count() >= state.wanted
-    return not lost and not state.unreadable and complete
+    told_in_full = not untold and not former and not disagreements and state.count() >= state.wanted
+    return not lost and not state.unreadable and told_in_full
+
+
+def digests_of(store: ReviewStore, image_id: str, entry: Mapping[str, Any]) -> dict[int, str]:
+    """Return number -> sha256 of the labels that people have saved of a case, the latest and former ones."""
+    tags = {tag: label["ext"] for tag, label in entry["labels"].items() if tag != ORIGINAL}
+    files = [store.label_path(image_id, tag, extension) for tag, extension in tags.items()]
+    return {number_of(read_volume(file).array): sha256_of(file) for file in files}
+
+
+def without_former_version(saves: Sequence[Mapping[str, Any]], objects: Mapping[str, Any]) -> list[str]:
+    """Return the saves, a line each, of a case that had been saved before and whose former label is not told or there.
+
+    Args:
+        saves: events of the history, oldest first.
+        objects: of the store.
+    """
+    lines, begun = [], set()
+    for save in saves:
+        image_id, replaced = save["image_id"], save.get("replaced")
+        if image_id in begun and not replaced:
+            lines.append(f"{image_id}: the save at {save['at']} names no former version")
+        elif replaced and replaced not in objects[image_id]["labels"]:
+            lines.append(f"{image_id}: {replaced}, replaced at {save['at']}, is not there")
+        begun.add(image_id)
+    return lines
 
 
 def scan_of(studies: Path, image_id: str) -> Path:
