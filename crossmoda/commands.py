@@ -243,17 +243,34 @@ class Commands:
 
         review_command(run, studies)
 
-    def serve(self, run: str = "runs/demo", port: int = 8000, host: str = "127.0.0.1") -> int:
-        """Serve a run's current model and its target scans to 3D Slicer.
+    def serve(self, run: str = "runs/demo", port: int = 8000, host: str = "127.0.0.1", dicomweb: str = "") -> int:
+        """Serve a run's current model and its target scans, or those of a hospital's archive, to 3D Slicer.
 
         Args:
             run: the run folder.
             port: to listen on.
             host: address to listen on; the default is this machine alone.
+            dicomweb: address of the archive's DICOMweb server, http://HOST:PORT/dicom-web. RUN/review then mirrors it.
         """
         from crossmoda.self_training.review import serve_command
 
-        return serve_command(run, port=port, host=host)
+        return serve_command(run, port=port, host=host, dicomweb=str(dicomweb))
+
+    def fetch_series(self, dicomweb: str, folder: str, search: Any = None) -> int:
+        """Write MR series of a hospital's archive as hrT2 scans, for a run whose review goes on in that archive.
+
+        FOLDER/SeriesInstanceUID_hrT2.nii.gz are written, those that are not there yet; exit status 1 if some series
+        make no volume. Name and password: MONAI_LABEL_DICOMWEB_USERNAME and MONAI_LABEL_DICOMWEB_PASSWORD in the
+        environment.
+
+        Args:
+            dicomweb: address of the DICOMweb server: http://HOST:PORT/dicom-web.
+            folder: the folder to make.
+            search: what the series must match, by default '{"Modality": "MR"}'; narrow it by SeriesDescription.
+        """
+        from crossmoda.self_training.review_archive import fetch_command
+
+        return fetch_command(str(dicomweb), str(folder), {"Modality": "MR"} if search is None else search)
 
     def add_user(self, studies_or_file: str, name: str, role: str) -> None:
         """Let a person use the review server, which asks everybody for a password from then on.

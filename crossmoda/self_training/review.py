@@ -391,7 +391,13 @@ def server_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
 
-def serve_command(run: str | Path, port: int = 8000, host: str = "127.0.0.1", studies: str | Path | None = None) -> int:
+def serve_command(
+    run: str | Path,
+    port: int = 8000,
+    host: str = "127.0.0.1",
+    studies: str | Path | None = None,
+    dicomweb: str = "",
+) -> int:
     """Publish a run's pseudo-labels and serve them to 3D Slicer until interrupted; return the exit status.
 
     Args:
@@ -399,10 +405,12 @@ def serve_command(run: str | Path, port: int = 8000, host: str = "127.0.0.1", st
         port: to listen at.
         host: address to bind to; another than this machine's own needs people with passwords (``add_user``).
         studies: the folder to serve, by default ``run/review``.
+        dicomweb: address of a DICOMweb server whose series are served instead of the run's own scans; the folder
+            mirrors it.
 
     Raises:
-        CrossmodaError: MONAI Label is not installed, the port is taken, the run has no finished round, or the host is
-            another than this machine and nobody would be asked for a password.
+        CrossmodaError: MONAI Label is not installed, the port is taken, the run has no finished round, the folder holds
+            scans from elsewhere, or the host is another than this machine and nobody would be asked for a password.
     """
     if find_spec("monailabel") is None:
         raise CrossmodaError("monailabel: not installed; install the project with its 'label' extra (make demo does)")
@@ -410,17 +418,30 @@ def serve_command(run: str | Path, port: int = 8000, host: str = "127.0.0.1", st
     folder = Path(studies).resolve() if studies else run / "review"
     require_safe_host(host, folder)
     _require_free(host, port)
-    cases = publish(run, folder)
-    print(f"{cases} cases of {run} are ready for review in {folder}.")
+    if dicomweb:
+        _take_folder(run, folder, dicomweb)
+        print(f"Series of {dicomweb} are fetched into {folder}; the viewer OHIF: http://{host}:{port}/ohif/")
+    else:
+        print(f"{publish(run, folder)} cases of {run} are ready for review in {folder}.")
     print(f"Starting MONAI Label at http://{host}:{port} (about 20 s; stop with Ctrl-C).")
     print(f"In 3D Slicer: module 'MONAI Label', enter http://{host}:{port} as server, press the green arrows, then")
     print("'Next Sample', correct the segments, 'Submit Label'. Module 'MONAILabelReviewer' approves and flags.")
     print(f"Without 3D Slicer: look at all cases and judge them at http://{host}:{port}/crossmoda/triage", flush=True)
-    command = server_arguments(run, folder, port, host)
+    command = server_arguments(run, dicomweb or folder, port, host)
+    command += ["--conf", "review", str(folder)] if dicomweb else []
     try:
         return subprocess.run(command, cwd=APP.parents[1], env=server_environment(), check=False).returncode
     except KeyboardInterrupt:
         return 0
+
+
+def _take_folder(run: Path, folder: Path, address: str) -> None:
+    from crossmoda.self_training.review_dicomweb import take_folder  # needs packages that come with MONAI Label
+
+    if not address.startswith(("http://", "https://")):
+        raise CrossmodaError(f"--dicomweb {address}: no address; write http://HOST:PORT/dicom-web")
+    read_current(run)
+    take_folder(ReviewStore(folder), address)
 
 
 def _require_free(host: str, port: int) -> None:

@@ -16,17 +16,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import requests
-from dicomweb_client import DICOMwebClient
 from pydicom.dataset import Dataset
 
-from crossmoda.data.volumes import UNREADABLE, Grid, read_grid, same_grid, write_volume
+from crossmoda.data.volumes import Grid, read_grid, same_grid
 from crossmoda.errors import CrossmodaError
 from crossmoda.self_training.review import FLAGGED, deciding_tag, label_in_store
+from crossmoda.self_training.review_archive import Archive, ArchiveAwayError, Found
 from crossmoda.self_training.review_labels import GRID_TOLERANCE_MM, read_label
 from crossmoda.self_training.review_segmentation import AUTOMATIC, MANUAL_CORRECTION, About, segmentation_of
-from crossmoda.self_training.review_series import Series, order_series, read_series
 from crossmoda.self_training.review_store import (
     DICOMWEB,
     LABEL_EXTENSION,
@@ -39,13 +36,21 @@ from crossmoda.self_training.review_tags import ORIGINAL
 
 logger = logging.getLogger(__name__)
 
-MOST_SERIES = 2000  # a search that finds more was hardly meant
 FOLDER = ".series"  # where a series lies while it is read
 LEFT_SECONDS = 3600.0
-SEARCHED = ("StudyInstanceUID", "SeriesInstanceUID", "NumberOfSeriesRelatedInstances")
-NOT_ANSWERING = (requests.RequestException, OSError)
 
-Found = dict[str, Any]  # StudyInstanceUID, SeriesInstanceUID; instances: how many, None if the server does not say
+
+def take_folder(store: ReviewStore, address: str) -> None:
+    """Make a folder under review that of a DICOMweb server; a folder of another server's series may be taken over.
+
+    Raises:
+        CrossmodaError: it holds scans that are no DICOM series.
+    """
+    with store.edit() as model:
+        others = [image_id for image_id in model["objects"] if not UID.fullmatch(image_id)]
+        if others:
+            raise CrossmodaError(f"{store.folder}: holds other scans ({others[0]}); give the series another folder")
+        model[DICOMWEB] = address
 
 
 class DicomWebMirror:
@@ -53,25 +58,19 @@ class DicomWebMirror:
 
     Args:
         store: the folder.
-        client: of the server.
+        archive: the server.
         search: what the series must match, as QIDO-RS has it, e.g. ``{"Modality": "MR", "SeriesDescription": "*T2*"}``.
 
     Raises:
         CrossmodaError: the folder holds scans that are no DICOM series.
     """
 
-    def __init__(self, store: ReviewStore, client: DICOMwebClient, search: Mapping[str, Any]) -> None:
+    def __init__(self, store: ReviewStore, archive: Archive, search: Mapping[str, Any]) -> None:
         self.store = store
+        self.archive = archive
         self.search = dict(search)
-        self._client = client
         self._fetching, self._sending = threading.Lock(), threading.Lock()
-        with store.edit() as model:
-            others = [image_id for image_id in model["objects"] if not UID.fullmatch(image_id)]
-            if others:
-                raise CrossmodaError(
-                    f"{store.folder}: holds other scans ({others[0]}); give another folder by --conf review FOLDER"
-                )
-            model[DICOMWEB] = str(client.base_url)
+        take_folder(store, archive.address)
         for left in (store.folder / FOLDER).glob("*"):
             if time.time() - left.stat().st_mtime > LEFT_SECONDS:  # another process may be at work on a newer one
                 shutil.rmtree(left, ignore_errors=True)
@@ -82,7 +81,7 @@ class DicomWebMirror:
         Raises:
             CrossmodaError: the server does not answer, or the search finds too many.
         """
-        return [series["SeriesInstanceUID"] for series in self._found(self.search) if self._fetch(series)]
+        return [series["SeriesInstanceUID"] for series in self.archive.find(self.search) if self._fetch(series)]
 
     def fetch(self, image_id: str) -> bool:
         """Fetch one series now, if the search finds it, and tell whether the folder has it.
@@ -92,7 +91,7 @@ class DicomWebMirror:
         """
         if not UID.fullmatch(image_id):
             return False
-        found = self._found({**self.search, "SeriesInstanceUID": image_id})
+        found = self.archive.find({**self.search, "SeriesInstanceUID": image_id})
         for series in found:
             if series["SeriesInstanceUID"] == image_id:  # some servers pay no heed to what they are asked
                 self._fetch(series)
@@ -129,24 +128,10 @@ class DicomWebMirror:
         info = self.store.read()["objects"][image_id]["image"]["info"]
         image = self.store.folder / f"{image_id}{LABEL_EXTENSION}"
         voxels, _ = read_label(label, image, f"label for '{image_id}'")
-        series = self._series(info["series"])
+        series = self.archive.headers(info["series"])
         if not same_grid(Grid(series.shape, series.affine), read_grid(image), GRID_TOLERANCE_MM):
             raise CrossmodaError(f"{image_id}: the series on the server has changed since it was fetched")
         return segmentation_of(voxels, values, series, about)
-
-    def _found(self, search: Mapping[str, Any]) -> list[Found]:
-        try:
-            answers = self._client.search_for_series(
-                search_filters=dict(search), fields=["NumberOfSeriesRelatedInstances"], limit=MOST_SERIES + 1
-            )
-        except (*NOT_ANSWERING, ValueError) as error:
-            raise _not_answering(error) from error
-        if len(answers) > MOST_SERIES:
-            raise CrossmodaError(
-                f"the search finds more than {MOST_SERIES} series; narrow MONAI_LABEL_DICOMWEB_SEARCH_FILTER"
-            )
-        found = [Dataset.from_json(answer) for answer in answers]
-        return [_found_of(series) for series in found if UID.fullmatch(str(series.get("SeriesInstanceUID", "")))]
 
     def _fetch(self, found: Found) -> bool:
         """Bring one series into the folder unless it is there as it is now; tell whether something has changed."""
@@ -161,34 +146,13 @@ class DicomWebMirror:
             folder = self.store.folder / FOLDER
             folder.mkdir(mode=0o700, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=folder) as place:
-                scan, fault = self._read(found, Path(place))
-                self._enter(found, scan, fault)
+                try:
+                    self._enter(found, self.archive.read(found, Path(place)), None)
+                except ArchiveAwayError:
+                    raise
+                except CrossmodaError as error:
+                    self._enter(found, None, str(error))
         return True
-
-    def _read(self, found: Found, place: Path) -> tuple[Path | None, str | None]:
-        """Return the file of a series' volume, or why there is none."""
-        try:
-            slices = self._client.iter_series(
-                found["StudyInstanceUID"], found["SeriesInstanceUID"], media_types=(("application/dicom", "*"),)
-            )
-            files = []
-            for number, dataset in enumerate(slices):
-                files.append(place / f"{number}.dcm")
-                dataset.save_as(files[-1], write_like_original=False)
-        except NOT_ANSWERING as error:
-            raise _not_answering(error) from error
-        except UNREADABLE:
-            return None, "a slice is no DICOM file or is cut off; send the series again"
-        try:
-            if found["instances"] not in (None, len(files)):
-                raise CrossmodaError(f"{len(files)} of its {found['instances']} slices have come; it is tried again")
-            volume = read_series(files)
-            whole = np.array_equal(volume.array, np.round(volume.array)) and np.abs(volume.array).max() < 2**15
-            scan = place / f"{found['SeriesInstanceUID']}{LABEL_EXTENSION}"
-            write_volume(scan, volume.array, volume.affine, dtype=np.int16 if whole else np.float32)
-        except CrossmodaError as error:
-            return None, str(error)
-        return scan, None
 
     def _enter(self, found: Found, scan: Path | None, fault: str | None) -> None:
         """Write what was found into the store: the scan, or an entry without a file that says why."""
@@ -222,7 +186,7 @@ class DicomWebMirror:
         )
         try:
             segmentation = self.segmentation(image_id, reviewed.label, reviewed.values, about)
-            self._store(segmentation)
+            self.archive.store(segmentation)
         except CrossmodaError as error:
             self._note(image_id, waiting=str(error))
             return False
@@ -237,22 +201,6 @@ class DicomWebMirror:
                 info = model["objects"][image_id]["image"]["info"]
                 info["segmentation"] = {**(info.get("segmentation") or {}), **facts} if "waiting" in facts else facts
 
-    def _store(self, segmentation: Dataset) -> None:
-        try:
-            answer = self._client.store_instances([segmentation])
-        except (*NOT_ANSWERING, ValueError) as error:
-            raise _not_answering(error) from error
-        if answer.get("FailedSOPSequence"):
-            reason = answer.FailedSOPSequence[0].get("FailureReason", "no reason given")
-            raise CrossmodaError(f"the DICOMweb server refuses the segmentation ({reason}); its log says why")
-
-    def _series(self, found: Found) -> Series:
-        try:
-            slices = self._client.retrieve_series_metadata(found["StudyInstanceUID"], found["SeriesInstanceUID"])
-        except (*NOT_ANSWERING, ValueError) as error:
-            raise _not_answering(error) from error
-        return order_series([Dataset.from_json(_without_voxels(header)) for header in slices])
-
 
 def outstanding(entry: Mapping[str, Any]) -> str | None:
     """Return the tag of the label that is to be stored on the server, given a case's entry; None where none is."""
@@ -263,19 +211,3 @@ def outstanding(entry: Mapping[str, Any]) -> str | None:
     label = entry["labels"][tag]["info"]
     flagged = (label.get("segmentationMeta") or {}).get("status") == FLAGGED
     return None if flagged or (info.get("segmentation") or {}).get("sha256") == label.get("sha256") else tag
-
-
-def _without_voxels(header: Mapping[str, Any]) -> dict[str, Any]:
-    return {tag: value for tag, value in header.items() if tag != "7FE00010"}
-
-
-def _found_of(series: Dataset) -> Found:
-    found: Found = {name: str(series.get(name, "")) for name in SEARCHED[:2]}
-    instances = series.get(SEARCHED[2])
-    return {**found, "instances": None if instances is None else int(instances)}
-
-
-def _not_answering(error: BaseException) -> CrossmodaError:
-    response = getattr(error, "response", None)
-    said = f"answers {response.status_code}" if response is not None else "does not answer"
-    return CrossmodaError(f"the DICOMweb server {said}; is it running, and are user name and password right?")

@@ -110,8 +110,8 @@ def _describe(result: Dataset, first: Dataset, about: About) -> None:
     result.SOPInstanceUID = generate_uid(entropy_srcs=["instance", *seed])
     result.file_meta.MediaStorageSOPInstanceUID = result.SOPInstanceUID
     result.SeriesNumber = 3000 + about.number
-    of_series = f" on series {first.SeriesNumber}" if first.get("SeriesNumber") is not None else ""
-    result.SeriesDescription = f"VS and cochlea{of_series}, version {about.number}"
+    of_series = f"Series {first.SeriesNumber}, version" if first.get("SeriesNumber") is not None else "Version"
+    result.SeriesDescription = f"{of_series} {about.number}: VS and cochlea"  # viewers cut it off at the end
     result.ContentLabel, result.ContentDescription = "VS_COCHLEA", "Vestibular schwannoma and cochlea on hrT2"
     result.ContentCreatorName = about.who.replace("^", " ").replace("=", " ")[:64]
     result.Manufacturer, result.ManufacturerModelName, result.SoftwareVersions = "crossmoda", "review", __version__

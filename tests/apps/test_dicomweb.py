@@ -204,7 +204,7 @@ def test_the_viewer_shows_study_and_segmentation(served: Served, archive: Orthan
     with chromium(tmp_path, webgl=True) as page:
         page.open(f"{served.url}/ohif/viewer?StudyInstanceUIDs={STUDY}")
         press(page, "button", "Confirm and Hide")
-        press(page, "[data-cy=study-browser-thumbnail-no-image]", "on series 2, version 1", "dblclick")
+        press(page, "[data-cy=study-browser-thumbnail-no-image]", "Series 2, version 1", "dblclick")
         assert share_of_red(page, tmp_path / "before.png") < 0.001
         press(page, "button", "Yes")
         page.wait_for("document.querySelector('[data-cy=panelSegmentation-btn]')")

@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orthanc_support
 import pytest
 from dicom_support import points_of, segments_of, slices_of
 from orthanc_support import Orthanc, orthanc
 
-from crossmoda.data.volumes import read_volume, write_volume
+from crossmoda.data.volumes import case_name, read_volume, write_volume
 from crossmoda.errors import CrossmodaError
-from crossmoda.self_training.review import store_upload
+from crossmoda.files import write_json
+from crossmoda.self_training.review import serve_command, store_upload
+from crossmoda.self_training.review_archive import PASSWORD, USER, Archive, fetch_command
 from crossmoda.self_training.review_dicomweb import DicomWebMirror
 from crossmoda.self_training.review_scans import quarantine
 from crossmoda.self_training.review_store import ReviewStore
@@ -55,7 +58,9 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
 @pytest.fixture
 def mirror(archive: Orthanc, tmp_path: Path) -> DicomWebMirror:
     """A new folder in step with the archive."""
-    mirror = DicomWebMirror(ReviewStore(tmp_path / "review"), archive.client, {"Modality": "MR", "PatientID": "P7"})
+    mirror = DicomWebMirror(
+        ReviewStore(tmp_path / "review"), Archive(archive.client), {"Modality": "MR", "PatientID": "P7"}
+    )
     mirror.refresh()
     return mirror
 
@@ -198,11 +203,39 @@ def test_a_folder_of_other_scans_is_not_taken(archive: Orthanc, tmp_path: Path) 
     write_volume(tmp_path / "case_hrT2.nii.gz", voxels(1), AXIAL)
     store = ReviewStore(tmp_path)
     store.recover()
-    with pytest.raises(CrossmodaError, match=r"other scans .case_hrT2.*--conf review"):
-        DicomWebMirror(store, archive.client, {})
+    with pytest.raises(CrossmodaError, match=r"other scans .case_hrT2.*another folder"):
+        DicomWebMirror(store, Archive(archive.client), {})
 
 
 def test_a_wrong_password_is_named(archive: Orthanc, tmp_path: Path) -> None:
     client = type(archive.client)(archive.address)
     with pytest.raises(CrossmodaError, match=r"answers 401; .* password right"):
-        DicomWebMirror(ReviewStore(tmp_path), client, {}).refresh()
+        DicomWebMirror(ReviewStore(tmp_path), Archive(client), {}).refresh()
+
+
+def test_series_become_a_dataset_whose_cases_are_named_by_them(
+    archive: Orthanc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(USER, orthanc_support.NAME)
+    monkeypatch.setenv(PASSWORD, orthanc_support.PASSWORD)
+    search = {"Modality": "MR", "SeriesInstanceUID": SCAN}
+    assert fetch_command(archive.address, tmp_path, search) == 0
+    assert case_name(tmp_path / f"{SCAN}_hrT2.nii.gz") == SCAN
+    np.testing.assert_array_equal(read_volume(tmp_path / f"{SCAN}_hrT2.nii.gz").array, voxels(1)[:, :, ::-1])
+    assert fetch_command(archive.address, tmp_path, search) == 0
+    assert "0 fetched, 1 there already, 0 no volume" in capsys.readouterr().out
+    with pytest.raises(CrossmodaError, match="no address of a DICOMweb server"):
+        fetch_command("the archive", tmp_path, search)
+    monkeypatch.delenv(PASSWORD)
+    with pytest.raises(CrossmodaError, match="answers 401"):
+        fetch_command(archive.address, tmp_path, search)
+
+
+def test_serve_refuses_what_is_no_archive_and_a_folder_of_other_scans(tmp_path: Path) -> None:
+    write_json(tmp_path / "current.json", CURRENT)
+    with pytest.raises(CrossmodaError, match="--dicomweb archive: no address"):
+        serve_command(tmp_path, port=0, dicomweb="archive")
+    write_volume(tmp_path / "review" / "case_hrT2.nii.gz", voxels(1), AXIAL)
+    ReviewStore(tmp_path / "review").recover()
+    with pytest.raises(CrossmodaError, match="review: holds other scans"):
+        serve_command(tmp_path, port=0, dicomweb="http://127.0.0.1:9/dicom-web")

@@ -125,4 +125,4 @@ def test_the_same_label_is_the_same_instance_and_another_version_is_not() -> Non
     first, again, second = written(label), written(label), written(label, number=2)
     assert (first.SOPInstanceUID, first.SeriesInstanceUID) == (again.SOPInstanceUID, again.SeriesInstanceUID)
     assert first.SOPInstanceUID != second.SOPInstanceUID
-    assert second.SeriesDescription == "VS and cochlea on series 4, version 2"
+    assert second.SeriesDescription == "Series 4, version 2: VS and cochlea"

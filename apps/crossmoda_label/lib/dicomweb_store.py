@@ -7,12 +7,12 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import requests
 from fastapi import HTTPException
 from monailabel.config import settings
 from monailabel.datastore.dicom import DICOMwebClientX
 
 from crossmoda.errors import CrossmodaError
+from crossmoda.self_training.review_archive import Archive, ArchiveSession
 from crossmoda.self_training.review_dicomweb import DicomWebMirror
 from crossmoda.self_training.review_store import ReviewStore
 from lib.answers import answering_client_errors
@@ -21,7 +21,6 @@ from lib.datastore import ReviewDatastore
 logger = logging.getLogger(__name__)
 
 STEP_SECONDS = 60.0  # between two looks for new series; a save is sent at once
-CONNECT_SECONDS, ANSWER_SECONDS = 10.0, 120.0
 SEARCH = "MONAI_LABEL_DICOMWEB_SEARCH_FILTER"
 MONAI_SEARCH = {"Modality": "CT"}  # MONAI Label's default; nobody looks for hrT2 there
 DEFAULT_SEARCH = {"Modality": "MR"}
@@ -40,15 +39,14 @@ def mirror_of(store: ReviewStore, address: str) -> DicomWebMirror:
     """
     client = DICOMwebClientX(
         url=address.rstrip("/"),
-        session=_Session(settings.MONAI_LABEL_DICOMWEB_USERNAME, settings.MONAI_LABEL_DICOMWEB_PASSWORD),
+        session=ArchiveSession(settings.MONAI_LABEL_DICOMWEB_USERNAME, settings.MONAI_LABEL_DICOMWEB_PASSWORD),
         qido_url_prefix=settings.MONAI_LABEL_QIDO_PREFIX,
         wado_url_prefix=settings.MONAI_LABEL_WADO_PREFIX,
         stow_url_prefix=settings.MONAI_LABEL_STOW_PREFIX,
     )
-    client.set_http_retry_params(retry=False)  # the next step tries again; until then nobody is to wait
     logging.getLogger("dicomweb_client").setLevel(logging.WARNING)  # it writes down whose series it fetches
     search = settings.MONAI_LABEL_DICOMWEB_SEARCH_FILTER
-    return DicomWebMirror(store, client, DEFAULT_SEARCH if search == MONAI_SEARCH else search)
+    return DicomWebMirror(store, Archive(client), DEFAULT_SEARCH if search == MONAI_SEARCH else search)
 
 
 class DicomWebReviewDatastore(ReviewDatastore):
@@ -126,18 +124,3 @@ class DicomWebReviewDatastore(ReviewDatastore):
                 logger.exception("DICOMweb: a step failed")
             self._wake.wait(STEP_SECONDS)
             self._wake.clear()
-
-
-class _Session(requests.Session):
-    """Requests that end after a while, and name no user to another server that they are led to."""
-
-    def __init__(self, name: str, password: str) -> None:
-        super().__init__()
-        self.trust_env = False  # no other server's password out of a .netrc
-        if name and password:
-            self.auth = (name, password)
-
-    def request(self, *arguments: Any, **options: Any) -> requests.Response:
-        """Send a request."""
-        options.setdefault("timeout", (CONNECT_SECONDS, ANSWER_SECONDS))
-        return super().request(*arguments, **options)
