@@ -19,6 +19,7 @@ import numpy as np
 from crossmoda.data.volumes import Grid, read_grid, read_volume, same_grid
 from crossmoda.errors import CrossmodaError
 from crossmoda.labels import BACKGROUND, FULL_NAMES, PARTS, STRUCTURES, model_labels
+from crossmoda.self_training.review_headers import require_plain_header
 
 GRID_TOLERANCE_MM = 0.01  # headers written by other programs are rounded; a hundredth of a voxel is nobody's mistake
 
@@ -103,6 +104,10 @@ def read_upload(
             not known.
     """
     values = stored_values(structures)
+    try:
+        require_plain_header(path)
+    except CrossmodaError as error:
+        raise CrossmodaError(f"{what}: {str(error).replace(f'{path}: ', '')}") from error
     names = names_in_header(path, values, what)
     if not names and label_info is not None:
         names = names_in_order(label_info, values, what)

@@ -11,6 +11,7 @@ import numpy as np
 
 from crossmoda.data.volumes import UNREADABLE, read_grid, read_volume, require_3d
 from crossmoda.errors import CrossmodaError
+from crossmoda.self_training.review_headers import require_plain_header
 from crossmoda.self_training.review_store import SERIES_FAULT, ReviewStore
 
 QUARANTINED = "quarantined"  # key of a scan's info: why it is not handed out
@@ -68,6 +69,7 @@ def enter_fault(entry: dict[str, Any], fault: str | None) -> None:
 
 def _fault(path: Path) -> str | None:
     try:
+        require_plain_header(path)
         grid = read_grid(path)
         require_3d(path, grid.shape)
         if not np.isfinite(grid.affine).all() or abs(np.linalg.det(grid.affine[:3, :3])) < 1e-9:

@@ -119,10 +119,11 @@ class ReviewDatastore(LocalDatastore):
         """Enter a scan that a client uploaded, if it can be read and has a name of its own."""
         with answering_client_errors():
             require_image_info({key: value for key, value in image_info.items() if key != "user"})
-            read_volume(image_filename)
         fault = scan_fault(Path(image_filename))
         if fault:
             raise HTTPException(400, f"image '{image_id[:60]}': {fault}")
+        with answering_client_errors():
+            read_volume(image_filename)
         with self._changing() as model:
             if image_id in model["objects"]:
                 raise CrossmodaError(f"image '{check_image_id(image_id)}': already in the store; choose another name")
