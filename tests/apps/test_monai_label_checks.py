@@ -140,6 +140,9 @@ def test_inference_answers_in_each_form_with_the_same_mask(
     assert infer(f"?image={first}&output=json").json()["label_names"] == {"vs": 1, "cochlea": 2}
     by_body = infer(f"?image={first}&output=image", data={"params": json.dumps({"device": "cuda"})})  # the CPU, if none
     np.testing.assert_array_equal(mask_in(by_body.content, tmp_path).array, expected.array)
+    strange = {"pred": "x", "result": 5, "image_meta_dict": "x", "labels": 3, "timeout": "x", "_id": "x", "roi_size": 0}
+    along = infer(f"?image={first}&output=image", data={"params": json.dumps(strange)})
+    np.testing.assert_array_equal(mask_in(along.content, tmp_path).array, expected.array)
     sent = infer("?output=image", files={"file": ("of.a.patient.nii.gz", scans[first].read_bytes())})
     np.testing.assert_array_equal(mask_in(sent.content, tmp_path).array, expected.array)
 
@@ -148,6 +151,7 @@ def test_inference_answers_in_each_form_with_the_same_mask(
     ("path", "params", "status"),
     [
         (f"/infer/{MODEL}?image=%s", {"device": "abacus"}, 400),
+        (f"/infer/{MODEL}?image=%s", {"device": ["cpu"]}, 400),
         (f"/infer/{MODEL}?image=%s", {"image": "/etc/hostname"}, 404),
         ("/infer/next_round?image=%s", {}, 404),
     ],
@@ -175,6 +179,9 @@ def test_a_session_lives_from_its_scan_to_its_deletion(
     assert ask(served, "GET", f"{address}?image=true").content == content
     mask = ask(served, "POST", f"/infer/{MODEL}?session_id={made['session_id']}&output=image")
     assert same_grid(mask_in(mask.content, tmp_path), read_volume(scans[first]), 1e-3)
+    saved = {"params": json.dumps({"save_label": True})}
+    refused = ask(served, "POST", f"/infer/{MODEL}?session_id={made['session_id']}", data=saved)
+    assert (refused.status_code, refused.json()["detail"][:37]) == (422, "save_label: this scan is not in the s")
     assert ask(served, "DELETE", address).status_code == 200
     assert ask(served, "GET", address).status_code == 404
 

@@ -161,6 +161,8 @@ class CrossmodaLabelApp(MONAILabelApp):
         save = bool(request.get("save_label"))
         if save:
             self._require_labels(request["model"])
+            if not store.has_image(str(request["image"])):
+                raise HTTPException(422, "save_label: this scan is not in the store; add it first, or leave this out")
             request = {**request, "result_extension": ".nii.gz", "result_dtype": "uint8"}
         try:
             with answering_client_errors(422):

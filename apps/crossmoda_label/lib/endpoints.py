@@ -261,7 +261,7 @@ def _check_device(device: Any) -> None:
     known = {"cpu", "cuda", *device_map(), *(f"cuda:{index}" for index in range(torch.cuda.device_count()))}
     if not torch.cuda.is_available() and str(device).startswith("cuda"):  # MONAI Label takes the CPU instead
         return
-    if device and device not in known:
+    if device and (not isinstance(device, str) or device not in known):
         raise CrossmodaError(f"device: use one of {', '.join(sorted(known))}")
 
 

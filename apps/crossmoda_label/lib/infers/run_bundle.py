@@ -17,6 +17,13 @@ from crossmoda.engines import load_weights
 from crossmoda.errors import CrossmodaError
 from crossmoda.self_training.work import BundleUse
 
+# What a request may say. All else that clients send along would mix with what MONAI's transforms put into the same
+# dictionary: ``pred``, ``result``, ``image_meta_dict`` ...
+READ = (
+    *("model", "image", "device", "description", "logging"),
+    *("result_extension", "result_dtype", "result_compress"),
+)
+
 
 class _Weights(BundleConstants):
     """Let the bundle's network find the run's weights instead of ``models/model.pt``."""
@@ -75,6 +82,12 @@ class RunBundle(BundleInferTask):
         taken = {key: value for key, value in merged.get().items() if key in self.served or key not in parser}
         parser.update({**taken, **self.use.overrides("inference"), "weights": str(self.weights)})
         return parser
+
+    def __call__(self, request: dict[str, Any], callbacks: Any = None) -> tuple[Any, dict[str, Any]]:
+        """Predict the request's image; see ``BasicInferTask``. What is not in ``READ`` and no option is left out."""
+        known = {key: value for key, value in request.items() if key in READ or key in self._config}
+        answer: tuple[Any, dict[str, Any]] = super().__call__(known, callbacks)
+        return answer
 
     def run_pre_transforms(self, data: dict[str, Any], transforms: Any) -> dict[str, Any]:
         """Run the bundle's preprocessing on the scan alone: MONAI takes the request's ``image_path`` for metadata."""
