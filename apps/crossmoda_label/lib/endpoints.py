@@ -247,6 +247,11 @@ def _check_inference(arguments: Arguments) -> None:
     user = requesting_user()
     if params.get("save_label") and user is not None and not user.may(ANNOTATOR):
         raise HTTPException(403, f"{user.name} is {user.role}; a label is saved by an annotator")
+    _check_wishes(params)
+
+
+def _check_wishes(params: Arguments) -> None:
+    """Refuse a result of a form, or on a device, that there is not, and a scan that the store does not hold."""
     extension, kind = params.get("result_extension"), params.get("result_dtype")
     if extension and extension not in EXTENSIONS:
         raise CrossmodaError(f"result_extension: use one of {', '.join(EXTENSIONS)}")
