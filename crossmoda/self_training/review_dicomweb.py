@@ -109,7 +109,16 @@ class DicomWebMirror:
         with self._sending:
             for image_id, entry in self.store.read()["objects"].items():
                 tag = outstanding(entry)
-                if tag is not None and self._send(image_id, entry, tag, current):
+                if tag is None:
+                    continue
+                try:
+                    facts = self._send(image_id, entry, tag, current)
+                except (CrossmodaError, OSError) as error:
+                    self._note(image_id, waiting=str(error) if isinstance(error, CrossmodaError) else "no such file")
+                    if isinstance(error, ArchiveAwayError):
+                        break  # the others would wait for nothing
+                else:
+                    self._note(image_id, **facts)
                     sent.append(image_id)
         return sent
 
@@ -172,7 +181,8 @@ class DicomWebMirror:
             model["objects"][image_id] = entry
         logger.warning("a series is not handed out: %s", fault)  # not which: its number leads to a patient
 
-    def _send(self, image_id: str, entry: Mapping[str, Any], tag: str, current: Mapping[str, Any]) -> bool:
+    def _send(self, image_id: str, entry: Mapping[str, Any], tag: str, current: Mapping[str, Any]) -> dict[str, Any]:
+        """Store one label and return what is to be noted of it."""
         info = entry["labels"][tag]["info"]
         reviewed = label_in_store(self.store, image_id, entry, tag, current["structures"])
         number = int((entry["image"]["info"].get("segmentation") or {}).get("number", 0)) + 1
@@ -184,15 +194,10 @@ class DicomWebMirror:
             algorithm=f"crossmoda, round {origin['round']}" if "round" in origin else "crossmoda",
             kind=AUTOMATIC if tag == ORIGINAL else MANUAL_CORRECTION,
         )
-        try:
-            segmentation = self.segmentation(image_id, reviewed.label, reviewed.values, about)
-            self.archive.store(segmentation)
-        except CrossmodaError as error:
-            self._note(image_id, waiting=str(error))
-            return False
+        segmentation = self.segmentation(image_id, reviewed.label, reviewed.values, about)
+        self.archive.store(segmentation)
         uids = {name: str(segmentation[name].value) for name in ("SeriesInstanceUID", "SOPInstanceUID")}
-        self._note(image_id, sha256=reviewed.sha256, tag=tag, number=number, stored=now_text(), **uids)
-        return True
+        return {"sha256": reviewed.sha256, "tag": tag, "number": number, "stored": now_text(), **uids}
 
     def _note(self, image_id: str, **facts: Any) -> None:
         """Write into a scan's info what became of its label; a reason to wait stands beside what was stored before."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import requests
 from dicom_support import points_of, save_slices, segments_of, slices_of
 from orthanc_support import NAME, PASSWORD, Orthanc, orthanc
 from PIL import Image
+from pydicom import dcmread
 
 from crossmoda.data.volumes import read_volume
 from crossmoda.files import read_json, write_json
@@ -176,6 +178,22 @@ def test_a_series_that_has_just_come_can_be_segmented_at_once(served: Served, ar
     assert answer.status_code == 200, answer.text
     assert LATE in objects(served)
     assert requests.post(f"{served.url}/infer/{MODEL}?image=1.2.3.4", timeout=60).status_code == 404
+
+
+def test_a_prediction_is_answered_as_dicom_seg(served: Served) -> None:
+    uid = SERIES["case.2"]
+    asked = f"{served.url}/infer/{MODEL}?image={uid}&output="
+    mask = requests.post(asked + "image", timeout=120)
+    (served.run / "predicted.nii.gz").write_bytes(mask.content)
+    volume = read_volume(served.run / "predicted.nii.gz")
+    answer = requests.post(asked + "dicom_seg", timeout=120)
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "application/dicom")
+    found = segments_of(dcmread(io.BytesIO(answer.content)))
+    for value, points in enumerate(found.values(), start=1):
+        np.testing.assert_allclose(points, points_of(volume.array.astype(np.uint8), volume.affine, value), atol=0.011)
+    assert [len(points) > 0 for points in found.values()] == [(volume.array == value).any() for value in (1, 2)]
+    refused = requests.post(f"{served.url}/infer/{MODEL}?session_id=x&output=dicom_seg", timeout=60)
+    assert refused.status_code in (400, 404)
 
 
 def test_scans_are_neither_uploaded_nor_deleted_here(served: Served) -> None:

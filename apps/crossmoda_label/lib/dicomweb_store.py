@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 import threading
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from fastapi import HTTPException
 from monailabel.config import settings
-from monailabel.datastore.dicom import DICOMwebClientX
+from monailabel.datastore.dicom import DICOMwebClientX, DICOMWebDatastore
+from monailabel.endpoints import infer
 
 from crossmoda.errors import CrossmodaError
+from crossmoda.files import atomic_path, sha256_of
+from crossmoda.labels import model_labels
 from crossmoda.self_training.review_archive import Archive, ArchiveSession
 from crossmoda.self_training.review_dicomweb import DicomWebMirror
+from crossmoda.self_training.review_segmentation import AUTOMATIC, About
 from crossmoda.self_training.review_store import ReviewStore
 from lib.answers import answering_client_errors
 from lib.datastore import ReviewDatastore
@@ -66,6 +72,24 @@ class DicomWebReviewDatastore(ReviewDatastore):
         self._publish = publish
         self._wake = threading.Event()
         self._said = ""
+        infer.nifti_to_dicom_seg = self.segmentation_file  # MONAI Label's names segments by the values that are present
+
+    def segmentation_file(self, image_path: str, label: str, *_: Any, **__: Any) -> str:
+        """Write a prediction as DICOM SEG and return the file, for a request with ``output=dicom_seg``.
+
+        Args:
+            image_path: of the scan, without extension, as MONAI Label has it.
+            label: the predicted file.
+        """
+        image_id, current = Path(image_path).name, self._current()
+        algorithm = f"crossmoda, round {current['round']}"
+        about = About(digest=sha256_of(label), number=0, who="", algorithm=algorithm, kind=AUTOMATIC)
+        with answering_client_errors(502):
+            found = self._mirror.segmentation(image_id, Path(label), model_labels(current["structures"]), about)
+        file = Path(tempfile.gettempdir()) / f"{image_id}.dcm"
+        with atomic_path(file) as partial:
+            found.save_as(partial, write_like_original=False)
+        return str(file)
 
     def follow(self) -> None:
         """Keep in step with the server from now on, in a thread of its own."""
@@ -73,13 +97,13 @@ class DicomWebReviewDatastore(ReviewDatastore):
 
     def step(self) -> None:
         """Fetch what is new, store labels that the server does not have; a failure is logged once, and tried again."""
+        said = ""
         try:
             if self._mirror.refresh():
                 self._publish()
-            self._mirror.send(self._current())
-            said = ""
         except CrossmodaError as error:
             said = str(error)
+        self._mirror.send(self._current())
         if said and said != self._said:
             logger.warning("%s", said)
         self._said = said
@@ -124,3 +148,6 @@ class DicomWebReviewDatastore(ReviewDatastore):
                 logger.exception("DICOMweb: a step failed")
             self._wake.wait(STEP_SECONDS)
             self._wake.clear()
+
+
+DICOMWebDatastore.register(DicomWebReviewDatastore)  # MONAI Label asks for it before it answers with DICOM SEG

@@ -8,6 +8,7 @@ arguments are checked first, and which then run in a thread.
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import shutil
 from collections.abc import Callable
@@ -241,9 +242,10 @@ def _check_inference(arguments: Arguments) -> None:
             raise HTTPException(404, f"session '{arguments['session_id']}': unknown or ended; open one first")
     elif arguments.get("image"):
         _require_image_in_store(arguments)
-    if arguments.get("output") == "dicom_seg" and not isinstance(app_instance().datastore(), DICOMWebDatastore):
-        raise CrossmodaError("output: DICOM SEG needs a DICOMweb server; the scans are in a folder")
     params = parse_object(arguments["params"], "params")
+    if arguments.get("output") == "dicom_seg":
+        _require_series(arguments)
+        arguments["params"] = json.dumps({"label_info": [], **params})  # MONAI Label wants some; names are the model's
     user = requesting_user()
     if params.get("save_label") and user is not None and not user.may(ANNOTATOR):
         raise HTTPException(403, f"{user.name} is {user.role}; a label is saved by an annotator")
@@ -260,6 +262,13 @@ def _check_wishes(params: Arguments) -> None:
     if params.get("image") is not None and not app_instance().datastore().has_image(str(params["image"])):
         raise HTTPException(404, f"image '{str(params['image'])[:60]}': not in the store")
     _check_device(params.get("device"))
+
+
+def _require_series(arguments: Arguments) -> None:
+    if not isinstance(app_instance().datastore(), DICOMWebDatastore):
+        raise CrossmodaError("output: DICOM SEG needs a DICOMweb server; the scans are in a folder")
+    if not arguments.get("image") or arguments.get("session_id") or arguments.get("file"):
+        raise CrossmodaError("output: DICOM SEG is made for a series of the DICOMweb server; name it as image")
 
 
 def _check_device(device: Any) -> None:
