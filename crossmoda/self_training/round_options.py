@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from crossmoda.files import read_json
 from crossmoda.self_training.bundles import BundleUse
 from crossmoda.self_training.candidates import Rule
 from crossmoda.self_training.certainty import RejectUncertain
+from crossmoda.self_training.option_values import choice, share, switch, whole_number
 from crossmoda.self_training.reviewed_only import LearnFromReviewed
 from crossmoda.self_training.rounds import FromRound, RoundMethod, RoundMethods
 
@@ -57,7 +58,7 @@ class RoundOptions:
         for name in values:
             if name not in self.known():
                 raise CrossmodaError(f"{str(name)[:40]}: no option of this run's next round; use {self._names()}")
-        return replace(self, **{name: _CHECKS[name](value) for name, value in values.items()})
+        return replace(self, **{name: _CHECKS[name](name, value) for name, value in values.items()})
 
     def _names(self) -> str:
         return ", ".join(self.known())
@@ -151,43 +152,9 @@ def _max_epochs(segmenter: BundleUse) -> int | None:
     return found if isinstance(found, int) else None
 
 
-def _checked_epochs(value: Any) -> int:
-    number = _number(value)
-    if number is None or number < 1 or not number.is_integer():
-        raise CrossmodaError(f"max_epochs {str(value)[:40]!r}: give a whole number from 1 up")
-    return int(number)
-
-
-def _checked_share(value: Any) -> float:
-    number = _number(value)
-    if number is None or not 0 <= number <= 1:
-        raise CrossmodaError(f"highest_uncertainty {str(value)[:40]!r}: give a number from 0 to 1; 1 leaves none out")
-    return number
-
-
-def _checked_switch(value: Any) -> bool:
-    known = {"true": True, "false": False}
-    if str(value).lower() not in known:
-        raise CrossmodaError(f"warm_start {str(value)[:40]!r}: give true or false")
-    return known[str(value).lower()]
-
-
-def _checked_choice(value: Any) -> str:
-    if value not in LEARN_FROM:
-        raise CrossmodaError(f"learn_from {str(value)[:40]!r}: use one of {', '.join(LEARN_FROM)}")
-    return str(value)
-
-
-def _number(value: Any) -> float | None:
-    try:
-        return None if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
-        return None
-
-
-_CHECKS: dict[str, Callable[[Any], Any]] = {
-    "max_epochs": _checked_epochs,
-    "warm_start": _checked_switch,
-    "highest_uncertainty": _checked_share,
-    "learn_from": _checked_choice,
+_CHECKS: dict[str, Callable[[str, Any], Any]] = {
+    "max_epochs": whole_number,
+    "warm_start": switch,
+    "highest_uncertainty": share,
+    "learn_from": partial(choice, choices=LEARN_FROM),
 }

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from monai.bundle import ConfigParser
 from monailabel.interfaces.tasks.infer_v2 import InferType
 
-from crossmoda.errors import CrossmodaError
 from crossmoda.labels import model_labels
+from crossmoda.self_training.option_values import share, switch
 from crossmoda.self_training.review import read_current
 from crossmoda.self_training.work import BundleUse
 from lib.infers.run_bundle import RunBundle
@@ -77,26 +79,10 @@ class Segmenter(RunBundle):
             CrossmodaError: an option is not what it can be.
         """
         options = self._config.keys() & request.keys() & CHECKS.keys()
-        return super().__call__({**request, **{name: CHECKS[name](request[name]) for name in options}}, callbacks)
+        return super().__call__({**request, **{name: CHECKS[name](name, request[name]) for name in options}}, callbacks)
 
 
-def checked_overlap(value: Any) -> float:
-    """Return a share of a window, also from the text that a panel of options may send."""
-    try:
-        overlap = float(value)
-    except (TypeError, ValueError):
-        overlap = -1.0
-    if not 0 <= overlap <= LARGEST_OVERLAP:
-        raise CrossmodaError(f"window_overlap {str(value)[:40]!r}: give a share from 0 to {LARGEST_OVERLAP}")
-    return overlap
-
-
-def checked_switch(value: Any) -> bool:
-    """Return whether an option is on, also from text."""
-    known = {"true": True, "false": False}
-    if str(value).lower() not in known:
-        raise CrossmodaError(f"mirrored {str(value)[:40]!r}: give true or false")
-    return known[str(value).lower()]
-
-
-CHECKS = {"window_overlap": checked_overlap, "mirrored": checked_switch}
+CHECKS: dict[str, Callable[[str, Any], Any]] = {
+    "window_overlap": partial(share, most=LARGEST_OVERLAP),
+    "mirrored": switch,
+}
