@@ -31,8 +31,8 @@ def test_a_share_lies_between_0_and_its_limit(value: Any) -> None:
 
 def test_other_words_are_refused_with_the_known_ones() -> None:
     for value in ("yes", 1, None):
-        with pytest.raises(CrossmodaError, match="^mirrored '.*': give true or false$"):
+        with pytest.raises(CrossmodaError, match=r"^mirrored '.*': give true or false$"):
             switch("mirrored", value)
     for value in ("three", ["one"], None):
-        with pytest.raises(CrossmodaError, match="^number '.*': use one of one, two$"):
+        with pytest.raises(CrossmodaError, match=r"^number .*: use one of one, two$"):
             choice("number", value, ["one", "two"])
