@@ -280,8 +280,8 @@ class Commands:
         Args:
             studies_or_file: MONAI Label's folder (RUN/review), or a file, given to the server as --conf users FILE.
             name: as the labels will record it.
-            role: annotator (sees scans, asks for predictions, saves labels), reviewer (verdicts and deletion too) or
-                engineer (training, batches and logs too).
+            role: viewer (sees scans and labels, asks for predictions), annotator (saves labels too), reviewer (verdicts
+                and deletion too) or engineer (training, batches and logs too).
         """
         from crossmoda.self_training.review_access import add_user_command
 

@@ -137,8 +137,9 @@ def _require_meta(meta: Any) -> None:
     for key in ("status", "level", "approvedBy", "comment"):
         if meta.get(key) is not None and not isinstance(meta[key], str):
             raise CrossmodaError(f"segmentationMeta: '{key}' is not a text")
-    time = meta.get("editTime")
-    if isinstance(time, bool) or (isinstance(time, (int, float)) and not 0 <= time <= _LAST_SECOND):
+    time: Any = meta.get("editTime")
+    number = isinstance(time, (int, float)) and not isinstance(time, bool)
+    if (number and not 0 <= time <= _LAST_SECOND) or not (number or time is None or isinstance(time, str)):
         raise CrossmodaError("segmentationMeta: 'editTime' is not a time in seconds since 1970")
 
 

@@ -46,6 +46,13 @@ def lying_nowhere() -> bytes:
     return gzip.compress(bytes(data))
 
 
+def billion_voxels() -> bytes:
+    """Return a small scan whose header claims 1024 x 1024 x 1024 voxels."""
+    data = bytearray(gzip.decompress(nifti(np.ones(SHAPE, np.float32))))
+    data[42:48] = np.full(3, 1024, np.int16).tobytes()
+    return gzip.compress(bytes(data))
+
+
 def label(data: bytes | None = None, name: str = "label.nii.gz") -> Files:
     return {"label": (name, nifti(blocks(1, 2)) if data is None else data)}
 
@@ -62,6 +69,7 @@ def params(value: Any) -> dict[str, str]:
     return {"params": value if isinstance(value, str) else json.dumps(value)}
 
 
+NAMING = b"NRRD0004\ntype: uint8\ndimension: 3\nsizes: 4 4 4\nencoding: raw\ndata file: /etc/passwd\n\n"
 WITH_NAN = np.where(blocks(1, 2) > 0, np.nan, 0).astype(np.float32)
 SHIFTED = AFFINES["case.1"] + np.array([[0, 0, 0, 5], [0] * 4, [0] * 4, [0] * 4])
 BROKEN = {"headers": {"Content-Type": "multipart/form-data; boundary=x"}}
@@ -194,7 +202,15 @@ MALFORMED = [
     case("verdict that is a list", "PUT", META, 400, data=params({"segmentationMeta": []})),
     case("verdict at no time", "PUT", META, 400, data=params({"segmentationMeta": {"editTime": 1e300}})),
     case("huge form", "PUT", META, (400, 413), data=params({"a": "x" * 1_200_000})),
+    case("verdict at several times", "PUT", META, 400, data=params({"segmentationMeta": {"editTime": [1]}})),
+    case("scan that names another file", "PUT", "/datastore/image?image=new", 400, files=scan("a.nrrd", NAMING)),
+    case("label that names another file", "PUT", f"{LABEL}?image={IMAGE}", 400, files=label(NAMING, "a.nrrd")),
+    case("inference of a file that names another", "POST", f"/infer/{MODEL}", 422, files=scan("a.nrrd", NAMING)),
+    case("scan of a billion voxels", "PUT", "/datastore/image?image=new", 400, files=scan(data=billion_voxels())),
     case("unknown model", "POST", f"/infer/no_model?image={IMAGE}", 404),
+    case("another model in params", "POST", INFER, 400, data=params({"model": "pseudo_hrt2_cyclegan"})),
+    case("model that is an object", "POST", INFER, 400, data=params({"model": {"a": 1}})),
+    case("compression that is an object", "POST", INFER, 400, data=params({"result_compress": {"a": 1}})),
     case("model with a traversal", "POST", f"/infer/..%5C..?image={IMAGE}", 400),
     case("inference of a path", "POST", f"/infer/{MODEL}?image=/etc/passwd", 404),
     case("inference of a path in params", "POST", INFER, 404, data=params({"image": "/etc/passwd"})),
@@ -208,6 +224,15 @@ MALFORMED = [
     case("session outside in an inference", "POST", f"/infer/{MODEL}?session_id=../x", 404),
     case("archive as a session", "PUT", "/session/?uncompress=true", 400, files={"files": ("a.zip", b"x")}),
     case("session named by its parent", "PUT", "/session/", 400, files={"files": ("..", b"x")}),
+    case("session of no scan", "PUT", "/session/", 400, files={"files": ("meta.info", b"{}")}),
+    case(
+        "session of two files",
+        "PUT",
+        "/session/",
+        400,
+        files=[("files", ("a.nii.gz", nifti(blocks(1, 2)))), ("files", ("b.nii.gz", b"x"))],
+    ),
+    case("strategy that is an object", "POST", "/activelearning/first", 400, json={"strategy": {"a": 1}}),
     case("unknown strategy", "POST", "/activelearning/none", 404, json={}),
     case(
         "strategy with NaN",
@@ -231,6 +256,7 @@ MALFORMED = [
     case("proxy without DICOMweb", "GET", "/proxy/dicom/wado/../system", 404),
     case("viewer's page outside", "GET", "/ohif/..%2f..%2fx", 404),
     case("form of another origin", "POST", INFER, 403, headers={"Origin": "http://elsewhere.example"}),
+    case("origin that is no address", "POST", INFER, 403, headers={"Origin": "http://[::1"}),
     case("another name of this machine", "GET", "/info/", 403, headers={"Host": "rebound.example"}),
     case("method that is not there", "PATCH", "/info/", 405),
     case("path that is not there", "GET", "/nowhere", 404),
@@ -284,10 +310,13 @@ def test_there_are_at_least_fifty_malformed_requests() -> None:
 def test_after_them_the_server_works_as_before_and_has_logged_no_names(served: Served, slicer: Any) -> None:
     assert slicer.info()["datastore"] == {"total": 3, "completed": 0, "label_tags": {"original": 3}}
     assert slicer.next_sample("first", {"comment": MARK})["id"] == IMAGE
-    slicer.infer(MODEL, IMAGE, {"comment": MARK})
+    slicer.infer(MODEL, IMAGE, {"comment": MARK, "save_label": True})
     said = params({"segmentationMeta": {"comment": MARK}})
     assert requests.put(served.url + META, data=said, timeout=60).status_code == 200
-    assert MARK not in served.log.read_text()
+    assert "/datastore/label" in requests.get(f"{served.url}/docs", timeout=60).text
+    log = served.log.read_text()
+    assert MARK not in log
+    assert IMAGE not in log  # names of scans may name patients
 
 
 def answers_while(served: Served, seconds: float, start: Callable[[], None]) -> tuple[list[float], float]:

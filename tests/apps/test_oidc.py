@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import hmac
@@ -177,6 +178,29 @@ def test_a_client_that_the_identity_server_does_not_know_is_the_engineer_s_mista
     with pytest.raises(HTTPException) as answer:
         people.sign_in("anna", "annotator's secret")
     assert (answer.value.status_code, "(invalid_client)" in answer.value.detail) == (503, True)
+
+
+def test_passwords_that_nobody_could_check_do_not_count_as_wrong(
+    identity: IdentityServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(settings, "MONAI_LABEL_AUTH_ENABLE", True)
+    access = importlib.import_module("lib.access").Access(tmp_path / "users.json")
+    monkeypatch.setattr(settings, "MONAI_LABEL_AUTH_CLIENT_ID", "other-app")  # which the identity server does not know
+
+    async def statuses(name: str, password: str, times: int) -> list[int]:
+        answers = []
+        for _ in range(times):
+            try:
+                await access.sign_in(name, password, "10.0.0.7")
+                answers.append(200)
+            except HTTPException as error:
+                answers.append(error.status_code)
+        return answers
+
+    assert asyncio.run(statuses("anna", "annotator's secret", 12)) == [503] * 12
+    monkeypatch.setattr(settings, "MONAI_LABEL_AUTH_CLIENT_ID", "monailabel-app")
+    assert asyncio.run(statuses("anna", "annotator's secret", 1)) == [200]
+    assert asyncio.run(statuses("anna", "a guess", 12)) == [401] * 10 + [429] * 2
 
 
 @pytest.mark.parametrize("place", ["http://127.0.0.1:9/realms/review", "not an address"])

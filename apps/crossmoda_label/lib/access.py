@@ -210,10 +210,18 @@ class Access:
                 return known
             self._known.pop(key, None)
         moment = self._count_try(address)  # before the slow check, so that tries at the same time are counted too
-        signed_in = await to_thread.run_sync(self.people.sign_in, name, password, limiter=self._checking)
+        try:
+            self._known[key] = await to_thread.run_sync(self.people.sign_in, name, password, limiter=self._checking)
+        except HTTPException as error:
+            if error.status_code < 500:
+                raise
+            self._forgive_try(address, moment)  # nobody could tell whether it was wrong
+            raise
+        self._forgive_try(address, moment)
+        return self._known[key]
+
+    def _forgive_try(self, address: str, moment: float) -> None:
         self._wrong[address] = [other for other in self._wrong.get(address, []) if other != moment]
-        self._known[key] = signed_in
-        return signed_in
 
     def _count_try(self, address: str) -> float:
         """Count a password as wrong until it turns out to be right, and return when it was tried."""

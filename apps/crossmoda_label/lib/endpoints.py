@@ -176,6 +176,7 @@ def _check(module: Any, endpoint: Callable[..., Any], arguments: Arguments) -> N
         infer: _check_inference,
         batch_infer: _check_batch,
         train: _check_training,
+        activelearning: _check_strategy,
         session: _check_session,
         logs: _check_logs,
         ohif: _check_ohif,
@@ -228,7 +229,7 @@ def _check_upload(upload: UploadFile, module: Any) -> None:
     """Refuse a file of an unknown format; of its name only the last part is kept, since clients send whole paths."""
     name = PurePosixPath((upload.filename or "").replace("\\", "/")).name
     extension = extension_of(name)
-    if module is not session and extension is None:
+    if extension is None:
         raise CrossmodaError(f"file name: ends in none of {', '.join(EXTENSIONS)}; convert the file")
     if not name or name.startswith(".") or len(name.encode(errors="replace")) > 200 or not name.isprintable():
         raise CrossmodaError("file name: hidden, longer than 200 bytes or not printable; rename the file")
@@ -246,6 +247,7 @@ def _check_inference(arguments: Arguments) -> None:
     if arguments.get("output") == "dicom_seg":
         _require_series(arguments)
         arguments["params"] = json.dumps({"label_info": [], **params})  # MONAI Label wants some; names are the model's
+    _require_address_s_own(arguments, params, "model")
     user = requesting_user()
     if params.get("save_label") and user is not None and not user.may(ANNOTATOR):
         raise HTTPException(403, f"{user.name} is {user.role}; a label is saved by an annotator")
@@ -259,6 +261,8 @@ def _check_wishes(params: Arguments) -> None:
         raise CrossmodaError(f"result_extension: use one of {', '.join(EXTENSIONS)}")
     if kind and kind not in RESULT_TYPES:
         raise CrossmodaError(f"result_dtype: use one of {', '.join(RESULT_TYPES)}")
+    if not isinstance(params.get("result_compress", False), bool):
+        raise CrossmodaError("result_compress: give true or false")
     if params.get("image") is not None and not app_instance().datastore().has_image(str(params["image"])):
         raise HTTPException(404, f"image '{str(params['image'])[:60]}': not in the store")
     _check_device(params.get("device"))
@@ -311,9 +315,21 @@ def _check_training(arguments: Arguments) -> None:
     arguments["params"] = options
 
 
+def _check_strategy(arguments: Arguments) -> None:
+    _require_address_s_own(arguments, arguments.get("params") or {}, "strategy")
+
+
+def _require_address_s_own(arguments: Arguments, params: Arguments, key: str) -> None:
+    """Refuse parameters that name another model or strategy than the address, which alone has been checked."""
+    if params.get(key, arguments[key]) != arguments[key]:
+        raise CrossmodaError(f"{key}: another one than in the address; leave it out")
+
+
 def _check_session(arguments: Arguments) -> None:
     if arguments.get("uncompress"):
-        raise CrossmodaError("uncompress: archives are not unpacked here; send the scan's own files")
+        raise CrossmodaError("uncompress: archives are not unpacked here; send the scan's own file")
+    if len(arguments.get("files") or []) > 1:
+        raise CrossmodaError("files: more than one; send the scan as one file, such as .nii.gz")
     session_id = arguments.get("session_id")
     if session_id is not None and not SESSION_ID.fullmatch(session_id):
         raise HTTPException(404, f"session {session_id[:60]!r}: unknown; open one first")

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from anyio import move_on_after
 from fastapi import HTTPException
@@ -32,9 +31,11 @@ MAX_OTHER_BYTES = 1 << 20  # of a request that carries no image
 UPLOADS = (("PUT", "/datastore/"), ("POST", "/infer/"), ("PUT", "/session/"))
 DRAIN_BYTES, DRAIN_SECONDS = 1 << 32, 120.0
 
-# They write requests and answers into the log: names of files, comments, names of people.
+# They write requests and answers into the log: names of files and scans, comments, names of people.
 TALKATIVE = (
     "monailabel.endpoints",
+    "monailabel.interfaces.app",
+    "monailabel.datastore",
     "monailabel.utils.async_tasks",
     "monailabel.utils.sessions",
     "monailabel.transform",
@@ -202,7 +203,7 @@ def _require_own_page(scope: Scope) -> None:
     """
     headers = Headers(scope=scope)
     origin, reading = headers.get("origin"), scope["method"] in READING
-    foreign = origin is not None and not reading and urlsplit(origin).netloc != headers.get("host")
+    foreign = origin is not None and not reading and origin.partition("://")[2] != headers.get("host")
     followed = headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest") == "document" and reading
     if foreign or (headers.get("sec-fetch-site") in ("cross-site", "same-site") and not followed):
         raise HTTPException(403, "sent by a web page of another origin; use the server's own pages")
