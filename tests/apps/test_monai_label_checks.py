@@ -186,11 +186,10 @@ def test_a_session_lives_from_its_scan_to_its_deletion(
     assert ask(served, "GET", address).status_code == 404
 
 
-def test_a_session_may_hold_several_files(served: Served, scans: dict[str, Path]) -> None:
+def test_a_session_of_several_files_which_would_be_slices_is_refused(served: Served, scans: dict[str, Path]) -> None:
     files = [("files", (f"{image_id}.nii.gz", file.read_bytes())) for image_id, file in scans.items()]
-    made = ask(served, "PUT", "/session/", files=files)
-    assert made.status_code == 200
-    assert ask(served, "DELETE", f"/session/{made.json()['session_id']}").status_code == 200
+    answer = ask(served, "PUT", "/session/", files=files)
+    assert (answer.status_code, answer.json()["detail"][:20]) == (400, "files: more than one")
 
 
 # --- The next case: tests/unit/endpoints/test_activelearning.py ---
@@ -402,3 +401,15 @@ def test_a_training_follows_the_options_of_the_panel_and_its_model_is_served(
     now = info["trainers"]["next_round"]["config"]
     assert (now["max_epochs"], now["warm_start"], now["learn_from"][0]) == (1, True, "reviewed")
     assert slicer.train_status()["request"]["client_id"] == "user-anna"
+
+
+def test_a_score_that_cannot_be_taken_says_why(served: Served, first: str) -> None:
+    label = served.studies / "labels" / "original" / f"{first}.nii.gz"
+    content = label.read_bytes()
+    label.unlink()
+    label.write_bytes(b"no label")
+    answer = ask(served, "POST", "/scoring/pseudo_labels?run_sync=true")
+    assert answer.status_code == 422, answer.text
+    assert answer.json()["detail"].startswith(f"{first}.nii.gz: ")
+    label.write_bytes(content)
+    assert ask(served, "POST", "/scoring/pseudo_labels?run_sync=true").status_code == 200

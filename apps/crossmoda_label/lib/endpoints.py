@@ -137,9 +137,9 @@ def _call(endpoint: Callable[..., Any], module: Any, arguments: Arguments) -> An
         _check(module, endpoint, arguments)
     work = endpoint(**arguments)
     try:
-        work.send(None)
-    except StopIteration as done:
-        return AFTERWARDS[module](done.value) if module in AFTERWARDS else done.value
+        with answering_client_errors(422):  # what only the work finds, such as a damaged label
+            value = _value_of(endpoint(**arguments))
+        return AFTERWARDS[module](value) if module in AFTERWARDS else value
     except HTTPException as error:
         _clean_up(arguments)
         if error.status_code == 500:  # MONAI Label's word for a request that lacks something
@@ -148,7 +148,14 @@ def _call(endpoint: Callable[..., Any], module: Any, arguments: Arguments) -> An
     except BaseException:
         _clean_up(arguments)
         raise
-    raise RuntimeError(f"{endpoint.__name__} waits for something; it cannot run in a thread")
+
+
+def _value_of(work: Any) -> Any:
+    try:
+        work.send(None)
+    except StopIteration as done:
+        return done.value
+    raise RuntimeError(f"{work.__name__} waits for something; it cannot run in a thread")
 
 
 def _clean_up(arguments: Arguments) -> None:
