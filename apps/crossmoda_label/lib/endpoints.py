@@ -135,7 +135,6 @@ def _call(endpoint: Callable[..., Any], module: Any, arguments: Arguments) -> An
         raise HTTPException(403, NOT_SERVED[endpoint])
     with answering_client_errors():
         _check(module, endpoint, arguments)
-    work = endpoint(**arguments)
     try:
         with answering_client_errors(422):  # what only the work finds, such as a damaged label
             value = _value_of(endpoint(**arguments))
