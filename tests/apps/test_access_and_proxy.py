@@ -118,7 +118,7 @@ def test_the_query_and_the_prefix_reach_dicomweb_and_our_password_does_not(viewe
     assert answer.headers["content-type"] == "application/dicom+json"
     assert "set-cookie" not in answer.headers
     method, path, headers, _ = DicomWeb.asked[0]
-    assert (method, path) == ("GET", "/dicom-web/studies?PatientID=a%20b&limit=5")
+    assert (method, path) == ("GET", "/dicom-web/studies?PatientID=a?b&limit=5")
     assert headers["authorization"].startswith("Basic ")  # of the DICOMweb server
     assert headers["accept"] == "application/dicom+json"
     assert "cookie" not in headers
@@ -219,6 +219,44 @@ def test_with_passwords_other_machines_are_answered(tmp_path: Path) -> None:
     users.write_text("damaged")
     answer = client.get("/nowhere", auth=("anna", "a long password"))
     assert (answer.status_code, "users.json" in answer.json()["detail"]) == (503, True)  # nobody, rather than everybody
+
+
+def test_people_are_led_to_the_form_and_programs_are_told(tmp_path: Path) -> None:
+    users = tmp_path / "users.json"
+    add_user(users, "anna", "annotator", "a long password")
+    client = guarded(users)
+    person = client.get("/crossmoda/history", headers={"Accept": "text/html,*/*;q=0.8"}, follow_redirects=False)
+    assert (person.status_code, person.headers["location"]) == (303, "/crossmoda/login?page=%2Fcrossmoda%2Fhistory")
+    asked = {
+        kind: client.get("/crossmoda/cases", headers=told).headers["www-authenticate"].split()[0]
+        for kind, told in {"program": {}, "script of a page": {"Sec-Fetch-Mode": "cors"}}.items()
+    }
+    assert asked == {"program": "Basic", "script of a page": "Bearer"}  # a browser would open a dialogue for Basic
+    wrong = client.get("/crossmoda/cases", auth=("anna", "a guess"))
+    assert (wrong.status_code, wrong.json()["detail"]) == (401, "wrong name or password")
+
+
+@pytest.mark.parametrize(("scheme", "secure"), [("http", False), ("https", True)])
+def test_the_form_sets_a_cookie_for_this_site_s_requests_alone(tmp_path: Path, scheme: str, secure: bool) -> None:
+    users, app = tmp_path / "users.json", FastAPI()
+    add_user(users, "anna", "annotator", "a long password")
+    access = part("access").Access(users)
+    part("sign_in").serve_sign_in(app, access)
+    app.add_middleware(part("guard").Guard, access=access, max_upload_bytes=1000)
+    with TestClient(app, base_url=f"{scheme}://review.example", follow_redirects=False) as client:
+        fields = {"username": "anna", "password": "a long password", "page": "/crossmoda/history"}
+        answer = client.post("/crossmoda/login", data=fields)
+        assert (answer.status_code, answer.headers["location"]) == (303, "/crossmoda/history")
+        shape = {word.strip().lower() for word in answer.headers["set-cookie"].split(";")[1:]}
+        assert {"httponly", "samesite=strict", "path=/", "max-age=43200"} <= shape
+        assert ("secure" in shape) == secure
+        assert client.get("/crossmoda/who").json() == {"name": "anna", "role": "annotator"}
+        add_user(users, "anna", "annotator", "another password")
+        assert client.get("/crossmoda/who").json() == {"name": "", "role": ""}  # signed out by the change
+        again = client.post("/crossmoda/login", data={**fields, "username": '"><script>'})
+        assert again.status_code == 401
+        assert "<script>" not in again.text
+        assert "set-cookie" not in again.headers
 
 
 def test_a_failure_is_answered_in_one_line_without_a_trace_or_a_path(tmp_path: Path) -> None:

@@ -122,6 +122,7 @@ def test_unsigned_and_forged_tokens_are_refused(identity: IdentityServer, people
         "by a key that is not published": jwt.encode(claims, mine, algorithm="RS256", headers={"kid": "mine"}),
         "by the public key as a secret": signed_by_public_key(identity),
         "with claims exchanged": f"{header}.{payload}.{signature}",
+        "of a thousand brackets": f"{base64.urlsafe_b64encode(b'[' * 30_000).decode()}.{payload}.{signature}",
         "that is no token": "nonsense",
         "that is empty": "",
         "of odd letters": "é.é.é",

@@ -231,7 +231,9 @@ def test_signing_out_ends_it(served: Served, browser: Browser) -> None:
     assert ask(served, "GET", "/info/", headers=sent).status_code == 401
 
 
-@pytest.mark.parametrize("page", ["//elsewhere.example", "https://elsewhere.example/", "/\\elsewhere", "/a?b", "/%0d"])
+@pytest.mark.parametrize(
+    "page", ["//elsewhere.example", "https://elsewhere.example/", "/\\elsewhere", "/a?b", "/%0d", f"/{'a' * 200}!"]
+)
 def test_the_form_leads_to_pages_of_its_own_only(served: Served, page: str) -> None:
     fields = {"username": "berg", "password": PEOPLE["berg"][0], "page": page}
     answer = ask(served, "POST", "/crossmoda/login", data=fields)

@@ -126,7 +126,7 @@ class OpenIdConnect:
             )
         except jwt.PyJWKClientConnectionError as error:
             raise _away() from error
-        except (jwt.PyJWTError, ValueError, TypeError) as error:
+        except (jwt.PyJWTError, ValueError, TypeError, RecursionError) as error:
             raise _invalid(INVALID_TOKENS.get(type(error), "its signature or form is not valid")) from error
         _require_made_for_us(claims)
         return User(_name_in(claims), _role_in(claims)), float(claims["exp"])
@@ -152,9 +152,7 @@ def _described(now: float) -> Provider:
     answer = requests.get(address, timeout=settings.MONAI_LABEL_AUTH_TIMEOUT)
     answer.raise_for_status()
     said = answer.json()
-    keys = jwt.PyJWKClient(
-        str(said["jwks_uri"]), timeout=settings.MONAI_LABEL_AUTH_TIMEOUT, cooldown_duration=AWAY_SECONDS
-    )
+    keys = jwt.PyJWKClient(str(said["jwks_uri"]), timeout=settings.MONAI_LABEL_AUTH_TIMEOUT)
     return Provider(str(said["issuer"]), str(said["token_endpoint"]), keys, now)
 
 

@@ -7,7 +7,7 @@ and says nothing of them or of their password.
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter, FastAPI, Form, HTTPException, Request, Response
 from fastapi.responses import JSONResponse, RedirectResponse
@@ -17,7 +17,10 @@ from lib.access import SIGNED_IN_SECONDS, Access, cookie_name, page_token, reque
 from lib.plain_pages import page as plain_page
 
 FIRST_PAGE = "/crossmoda/triage"
-_OWN_PATH = re.compile(r"/([A-Za-z0-9_.+-]+/?)*")  # of this server: no //elsewhere, no query
+_OWN_PATH = re.compile(r"(/[A-Za-z0-9_.+-]+)*/?")  # of this server: no //elsewhere, no query
+
+Name = Annotated[str, Form(max_length=200)]
+Password = Annotated[str, Form(max_length=1000)]
 
 
 def serve_sign_in(app: FastAPI, access: Access) -> None:
@@ -38,7 +41,7 @@ def _for_clients(access: Access) -> APIRouter:
         return {"enabled": access.are_asked(), **(about if settings.MONAI_LABEL_AUTH_ENABLE else {})}
 
     @router.post("/token")
-    async def token(request: Request, username: str = Form(...), password: str = Form(...)) -> dict[str, str]:
+    async def token(request: Request, username: Name, password: Password) -> dict[str, str]:
         if not access.are_asked():
             raise HTTPException(404, "nobody is asked for a password here; go on without a token")
         own, signed_in = await access.sign_in(username, password, _address_of(request))
@@ -67,7 +70,7 @@ def _for_pages(access: Access) -> APIRouter:
 
     @router.post("/login")
     async def sign_in(
-        request: Request, username: str = Form(...), password: str = Form(...), page: str = Form(FIRST_PAGE)
+        request: Request, username: Name, password: Password, page: Annotated[str, Form()] = FIRST_PAGE
     ) -> Response:
         if not access.are_asked():
             return _to(request, _own(page))
@@ -75,7 +78,7 @@ def _for_pages(access: Access) -> APIRouter:
         try:
             token, _ = await access.sign_in(username, password, _address_of(request))
         except HTTPException as error:
-            return _form(_own(page), username[:200], error)
+            return _form(_own(page), username, error)
         answer = _to(request, _own(page))
         answer.set_cookie(cookie_name(request.scope), token, max_age=int(SIGNED_IN_SECONDS), **_shape(request))
         return answer
@@ -102,7 +105,7 @@ def _form(page: str, name: str = "", problem: HTTPException | None = None) -> Re
 
 
 def _own(path: str) -> str:
-    return path if _OWN_PATH.fullmatch(path) else FIRST_PAGE
+    return path if path and _OWN_PATH.fullmatch(path) else FIRST_PAGE
 
 
 def _to(request: Request, path: str) -> RedirectResponse:
