@@ -17,7 +17,7 @@ from monai.bundle import ConfigParser
 
 from crossmoda.errors import CrossmodaError
 from crossmoda.files import read_json
-from crossmoda.self_training.bundles import BundleUse
+from crossmoda.self_training.bundles import BundleUse, in_one_line
 from crossmoda.self_training.candidates import Rule
 from crossmoda.self_training.certainty import RejectUncertain
 from crossmoda.self_training.option_values import choice, share, switch, whole_number
@@ -77,7 +77,7 @@ def options_of_round(run: Path, number: int) -> RoundOptions:
     """Return the options of one of a run's rounds as ``run.yaml`` has them, read anew when that file is replaced.
 
     Raises:
-        CrossmodaError: there is no such file, or it names a bundle that is not there.
+        CrossmodaError: there is no such file, it is damaged, or it names a bundle or a rule that is not there.
     """
     file = run / "run.yaml"
     if not file.is_file():
@@ -87,10 +87,13 @@ def options_of_round(run: Path, number: int) -> RoundOptions:
 
 @lru_cache(maxsize=8)
 def _options_in(file: Path, modified_ns: int, number: int) -> RoundOptions:
-    settings = yaml.safe_load(file.read_text(encoding="utf-8"))["trainer"]
-    keys = ("segmenter", "rules", "later_rounds")
-    parser = ConfigParser({key: settings.get(key, []) for key in keys})
-    segmenter, rules, changes = (parser.get_parsed_content(key) for key in keys)
+    try:
+        settings = yaml.safe_load(file.read_text(encoding="utf-8"))["trainer"]
+        keys = ("segmenter", "rules", "later_rounds")
+        parser = ConfigParser({key: settings.get(key, []) for key in keys})
+        segmenter, rules, changes = (parser.get_parsed_content(key) for key in keys)
+    except Exception as error:  # whatever YAML, MONAI or a rule's constructor raises
+        raise in_one_line(error, f"{file} cannot be read") from error
     method = RoundMethods(RoundMethod(segmenter, tuple(rules)), tuple(changes)).of(number)
     method.segmenter.require_known_keys("train", str(file))
     return options_of(method)

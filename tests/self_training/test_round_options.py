@@ -120,3 +120,23 @@ def test_a_run_s_options_are_those_of_the_round_after_its_current_one(tmp_path: 
     assert next_round_options(tmp_path) == RoundOptions(4, False, 1.0, "reviewed")
     describe_run()  # read anew when the file is replaced
     assert next_round_options(tmp_path) == RoundOptions(8, False, 1.0, "all")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", r"run\.yaml cannot be read \("),
+        ("trainer: [", r"run\.yaml cannot be read \("),
+        ("other: 1", r"run\.yaml cannot be read \("),
+        ("trainer: {segmenter: {_target_: crossmoda.self_training.NoSuch}}", "crossmoda.self_training.NoSuch"),
+        (
+            "trainer: {segmenter: {_target_: crossmoda.self_training.BundleUse, root: nowhere}}",
+            r"nowhere/configs/train\.yaml: no such configuration file",
+        ),
+    ],
+)
+def test_a_damaged_description_is_named(tmp_path: Path, text: str, reason: str) -> None:
+    write_json(tmp_path / "current.json", {"round": 0})
+    write_text(tmp_path / "run.yaml", text)
+    with pytest.raises(CrossmodaError, match=reason):
+        next_round_options(tmp_path)
