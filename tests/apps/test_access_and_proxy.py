@@ -234,6 +234,8 @@ def test_people_are_led_to_the_form_and_programs_are_told(tmp_path: Path) -> Non
     assert asked == {"program": "Basic", "script of a page": "Bearer"}  # a browser would open a dialogue for Basic
     wrong = client.get("/crossmoda/cases", auth=("anna", "a guess"))
     assert (wrong.status_code, wrong.json()["detail"]) == (401, "wrong name or password")
+    for name, password in (("", ""), ("anna", ""), ("a" * 300, "x"), ("anna", "x" * 2000)):
+        assert client.get("/crossmoda/cases", auth=(name, password)).json()["detail"] == "wrong name or password"
 
 
 @pytest.mark.parametrize(("scheme", "secure"), [("http", False), ("https", True)])

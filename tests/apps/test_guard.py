@@ -313,7 +313,9 @@ def test_after_them_the_server_works_as_before_and_has_logged_no_names(served: S
     slicer.infer(MODEL, IMAGE, {"comment": MARK, "save_label": True})
     said = params({"segmentationMeta": {"comment": MARK}})
     assert requests.put(served.url + META, data=said, timeout=60).status_code == 200
-    assert "/datastore/label" in requests.get(f"{served.url}/docs", timeout=60).text
+    listed = requests.get(f"{served.url}/docs", timeout=60).text
+    assert "<code>/datastore/label</code></td><td>Save Finished Label</td>" in listed
+    assert "/infer/wsi" not in listed
     log = served.log.read_text()
     assert MARK not in log
     assert IMAGE not in log  # names of scans may name patients

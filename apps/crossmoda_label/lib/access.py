@@ -36,6 +36,7 @@ NOT_WITHOUT_PASSWORDS = "engineer, where there are passwords"
 SIGNED_IN_SECONDS = 12 * 3600.0
 SCAN_SECONDS = 300.0  # for how long a signed-in Slicer may fetch scans, which it does without its token
 WRONG_PASSWORDS, WRONG_SECONDS = 10, 300.0
+LONGEST_NAME, LONGEST_PASSWORD = 200, 1000  # characters
 SIGN_IN_PAGE = "/crossmoda/login"
 READING = ("GET", "HEAD", "OPTIONS")
 BASIC = {"WWW-Authenticate": 'Basic realm="crossMoDA review", charset="UTF-8"'}
@@ -202,6 +203,8 @@ class Access:
         return user if until > time.monotonic() else None
 
     async def _with_password(self, name: str, password: str, address: str) -> SignedIn:
+        if not (0 < len(name) <= LONGEST_NAME and 0 < len(password) <= LONGEST_PASSWORD):
+            raise HTTPException(401, "wrong name or password")
         key = hmac.digest(self._key, f"{name}\0{password}".encode(errors="replace"), hashlib.sha256)
         if key in self._known:
             known = await to_thread.run_sync(self.people.renewed, self._known[key], limiter=self._checking)

@@ -13,14 +13,22 @@ from fastapi import APIRouter, FastAPI, Form, HTTPException, Request, Response
 from fastapi.responses import JSONResponse, RedirectResponse
 from monailabel.config import settings
 
-from lib.access import SIGNED_IN_SECONDS, Access, cookie_name, page_token, requesting_user
+from lib.access import (
+    LONGEST_NAME,
+    LONGEST_PASSWORD,
+    SIGNED_IN_SECONDS,
+    Access,
+    cookie_name,
+    page_token,
+    requesting_user,
+)
 from lib.plain_pages import page as plain_page
 
 FIRST_PAGE = "/crossmoda/triage"
 _OWN_PATH = re.compile(r"(/[A-Za-z0-9_.+-]+)*/?")  # of this server: no //elsewhere, no query
 
-Name = Annotated[str, Form(max_length=200)]
-Password = Annotated[str, Form(max_length=1000)]
+Name = Annotated[str, Form(max_length=LONGEST_NAME)]
+Password = Annotated[str, Form(max_length=LONGEST_PASSWORD)]
 
 
 def serve_sign_in(app: FastAPI, access: Access) -> None:

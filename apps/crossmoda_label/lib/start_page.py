@@ -6,10 +6,13 @@ from collections import defaultdict
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
+from monailabel.config import settings
 from monailabel.interfaces.utils.app import app_instance
 
 from lib.access import requesting_user
 from lib.plain_pages import page
+
+NOT_SERVED = f"{settings.MONAI_LABEL_API_STR}/infer/wsi"  # whole-slide images
 
 
 def serve_start_page(app: FastAPI) -> None:
@@ -32,7 +35,7 @@ def endpoints_of(schema: dict[str, Any]) -> list[tuple[str, list[tuple[str, str,
     """Return tag -> (method, path, summary) of an OpenAPI description, both in the order of their names."""
     groups = defaultdict(list)
     for path, methods in schema["paths"].items():
-        for method, about in methods.items():
+        for method, about in methods.items() if not path.startswith(NOT_SERVED) else ():
             summary = str(about.get("summary", "")).rpartition("| - ")[2]  # MONAI Label puts its roles before it
             groups[(about.get("tags") or ["Others"])[0]].append((method.upper(), path, summary))
     return sorted((tag, sorted(found, key=lambda one: one[1])) for tag, found in groups.items())
