@@ -28,12 +28,14 @@ class Orthanc:
     Args:
         address: of its DICOMweb service.
         client: of this service, signed in.
+        session: the client's own.
         process: may be ended and started again by ``start``.
         configuration: its file.
     """
 
     address: str
     client: DICOMwebClient
+    session: requests.Session
     process: subprocess.Popen[bytes]
     configuration: Path
 
@@ -84,7 +86,8 @@ def orthanc(folder: Path) -> Iterator[Orthanc]:
     address = f"http://127.0.0.1:{port}/dicom-web"
     session = requests.Session()
     session.auth = (NAME, PASSWORD)
-    server = Orthanc(address, DICOMwebClient(address, session=session), _started(configuration, address), configuration)
+    client = DICOMwebClient(address, session=session)
+    server = Orthanc(address, client, session, _started(configuration, address), configuration)
     try:
         yield server
     finally:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import string
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import requests
@@ -24,6 +26,8 @@ USER, PASSWORD = "MONAI_LABEL_DICOMWEB_USERNAME", "MONAI_LABEL_DICOMWEB_PASSWORD
 MOST_SERIES = 2000  # a search that finds more was hardly meant
 CONNECT_SECONDS, ANSWER_SECONDS = 10.0, 120.0
 PIXEL_DATA = "7FE00010"
+AS_THEY_ARE = string.ascii_letters + string.digits + "*?.,:/_-"  # characters of a search
+ALWAYS_QUOTED = "\\&=#+%"  # they part values, or would part the address
 
 Found = dict[str, Any]  # StudyInstanceUID, SeriesInstanceUID; instances: how many, None if the server does not say
 
@@ -53,12 +57,16 @@ class Archive:
 
     Args:
         client: of the server. It is made to fail at once: whoever asks tries again later, and nobody is to wait.
+        session: the client's own.
     """
 
-    def __init__(self, client: DICOMwebClient) -> None:
+    def __init__(self, client: DICOMwebClient, session: requests.Session) -> None:
         client.set_http_retry_params(retry=False)
         self.address = str(client.base_url)
         self._client = client
+        self._session = session
+        prefix = [client.qido_url_prefix] if client.qido_url_prefix else []
+        self._series = "/".join([self.address.rstrip("/"), *prefix, "series"])
 
     def find(self, search: Mapping[str, Any]) -> list[Found]:
         """Return the series that match a search, as QIDO-RS has it.
@@ -66,10 +74,12 @@ class Archive:
         Raises:
             CrossmodaError: the server does not answer, or the search finds too many.
         """
+        asked = {**search, "includefield": "NumberOfSeriesRelatedInstances", "limit": MOST_SERIES + 1}
+        query = search_query((str(key), str(value)) for key, value in asked.items())
         try:
-            answers = self._client.search_for_series(
-                search_filters=dict(search), fields=["NumberOfSeriesRelatedInstances"], limit=MOST_SERIES + 1
-            )
+            response = self._session.get(f"{self._series}?{query}", headers={"Accept": "application/dicom+json"})
+            response.raise_for_status()
+            answers = response.json() if response.content else []
         except (requests.RequestException, OSError, ValueError) as error:
             raise _not_answering(error) from error
         if len(answers) > MOST_SERIES:
@@ -138,6 +148,24 @@ class Archive:
             raise CrossmodaError(f"the DICOMweb server refuses the segmentation ({reason}); its log says why")
 
 
+def search_query(pairs: Iterable[tuple[str, str]]) -> str:
+    """Return keys and values of a QIDO-RS search as the query of an address.
+
+    Orthanc's plugin 1.7 does not undo the quoting of a query (``%2A``, ``%20``), and then finds nothing. So wildcards
+    are written as they are, and what would be quoted, such as a space, becomes the wildcard of any one character;
+    letters beyond ASCII, which Orthanc leaves out of what it searches, that of any characters.
+    """
+    return "&".join(f"{quote(key)}={''.join(map(_in_query, value))}" for key, value in pairs)
+
+
+def _in_query(character: str) -> str:
+    if character in AS_THEY_ARE:
+        return character
+    if character in ALWAYS_QUOTED:
+        return quote(character)
+    return "?" if character.isascii() else "*"
+
+
 class ArchiveAwayError(CrossmodaError):
     """The DICOMweb server does not answer, or not as it should."""
 
@@ -159,7 +187,7 @@ def fetch_command(address: str, folder: str | Path, search: Mapping[str, Any]) -
         raise CrossmodaError('search: not a JSON object; write \'{"Modality": "MR"}\'')
     session = ArchiveSession(os.environ.get(USER, ""), os.environ.get(PASSWORD, ""))
     try:
-        archive = Archive(DICOMwebClient(address.rstrip("/"), session=session))
+        archive = Archive(DICOMwebClient(address.rstrip("/"), session=session), session)
     except ValueError as error:
         raise CrossmodaError(f"{address}: no address of a DICOMweb server; write http://HOST:PORT/dicom-web") from error
     count = {"fetched": 0, "there already": 0, "no volume": 0}

@@ -213,6 +213,7 @@ def test_the_viewer_s_filters_reach_the_archive(served: Served) -> None:
 
     assert patients("") == {"P7", "P8"}
     assert patients("?PatientID=P8") == {"P8"}
+    assert patients("?PatientName=M%C3%BCller*&StudyDescription=&ModalitiesInStudy=CT") == {"P8"}
     assert requests.get(f"{served.url}/proxy/dicom/wado/../system", timeout=60).status_code == 404
 
 

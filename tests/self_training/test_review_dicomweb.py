@@ -18,7 +18,7 @@ from crossmoda.data.volumes import case_name, read_volume, write_volume
 from crossmoda.errors import CrossmodaError
 from crossmoda.files import write_json
 from crossmoda.self_training.review import serve_command, store_upload
-from crossmoda.self_training.review_archive import PASSWORD, USER, Archive, fetch_command
+from crossmoda.self_training.review_archive import PASSWORD, USER, Archive, ArchiveSession, fetch_command, search_query
 from crossmoda.self_training.review_dicomweb import DicomWebMirror
 from crossmoda.self_training.review_scans import quarantine
 from crossmoda.self_training.review_store import ReviewStore
@@ -59,7 +59,9 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
 def mirror(archive: Orthanc, tmp_path: Path) -> DicomWebMirror:
     """A new folder in step with the archive."""
     mirror = DicomWebMirror(
-        ReviewStore(tmp_path / "review"), Archive(archive.client), {"Modality": "MR", "PatientID": "P7"}
+        ReviewStore(tmp_path / "review"),
+        Archive(archive.client, archive.session),
+        {"Modality": "MR", "PatientID": "P7"},
     )
     mirror.refresh()
     return mirror
@@ -204,13 +206,25 @@ def test_a_folder_of_other_scans_is_not_taken(archive: Orthanc, tmp_path: Path) 
     store = ReviewStore(tmp_path)
     store.recover()
     with pytest.raises(CrossmodaError, match=r"other scans .case_hrT2.*another folder"):
-        DicomWebMirror(store, Archive(archive.client), {})
+        DicomWebMirror(store, Archive(archive.client, archive.session), {})
 
 
 def test_a_wrong_password_is_named(archive: Orthanc, tmp_path: Path) -> None:
-    client = type(archive.client)(archive.address)
+    session = ArchiveSession("", "")
+    client = type(archive.client)(archive.address, session=session)
     with pytest.raises(CrossmodaError, match=r"answers 401; .* password right"):
-        DicomWebMirror(ReviewStore(tmp_path), Archive(client), {}).refresh()
+        DicomWebMirror(ReviewStore(tmp_path), Archive(client, session), {}).refresh()
+
+
+def test_searches_use_wildcards_and_what_an_address_would_quote(archive: Orthanc, tmp_path: Path) -> None:
+    searched = Archive(archive.client, archive.session)
+    for description, number in (("T2 CISS 0.4", 1), ("*CISS*", 1), ("T2?CISS*", 1), ("T1*", 0), ("T2", 0)):
+        found = searched.find({"SeriesInstanceUID": SCAN, "SeriesDescription": description})
+        assert [series["SeriesInstanceUID"] for series in found] == [SCAN] * number, description
+    assert searched.find({"SeriesInstanceUID": SCAN, "PatientName": "Müller^*"}) == [
+        {"StudyInstanceUID": STUDY, "SeriesInstanceUID": SCAN, "instances": SHAPE[2]}
+    ]
+    assert search_query([("PatientName", "a b&c=d"), ("UID", "1.2\\1.3")]) == "PatientName=a?b%26c%3Dd&UID=1.2%5C1.3"
 
 
 def test_series_become_a_dataset_whose_cases_are_named_by_them(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import parse_qsl
 
 import requests
 from fastapi import FastAPI, HTTPException, Request
@@ -12,7 +13,10 @@ from fastapi.responses import StreamingResponse
 from monailabel.config import settings
 from starlette.concurrency import run_in_threadpool
 
+from crossmoda.self_training.review_archive import search_query
+
 _SERVICE = re.compile(r"(studies|series|instances|bulkdata)(/[A-Za-z0-9._,-]+)*/?")
+_SEARCH = re.compile(r"(.*/)?(studies|series|instances)/?")
 _REQUEST_HEADERS = ("accept", "content-type")  # nobody's password for this server goes to the other one
 _ANSWER_HEADERS = ("content-type", "etag", "last-modified", "warning")
 _CHUNK = 1 << 18
@@ -50,7 +54,10 @@ async def forward(request: Request, path: str) -> StreamingResponse:
 async def _forward(request: Request, path: str, prefix: str | None) -> StreamingResponse:
     body = await request.body() if request.method == "POST" else None
     headers = {name: request.headers[name] for name in _REQUEST_HEADERS if name in request.headers}
-    answer = await run_in_threadpool(_ask, request.method, address_of(path, prefix), request.url.query, headers, body)
+    query = request.url.query
+    if _SEARCH.fullmatch(path):
+        query = search_query(parse_qsl(query, keep_blank_values=True))
+    answer = await run_in_threadpool(_ask, request.method, address_of(path, prefix), query, headers, body)
     told = {name: answer.headers[name] for name in _ANSWER_HEADERS if name in answer.headers}
     return StreamingResponse(_content_of(answer), answer.status_code, told)
 

@@ -43,16 +43,17 @@ def mirror_of(store: ReviewStore, address: str) -> DicomWebMirror:
     Raises:
         CrossmodaError: the folder holds other scans.
     """
+    session = ArchiveSession(settings.MONAI_LABEL_DICOMWEB_USERNAME, settings.MONAI_LABEL_DICOMWEB_PASSWORD)
     client = DICOMwebClientX(
         url=address.rstrip("/"),
-        session=ArchiveSession(settings.MONAI_LABEL_DICOMWEB_USERNAME, settings.MONAI_LABEL_DICOMWEB_PASSWORD),
+        session=session,
         qido_url_prefix=settings.MONAI_LABEL_QIDO_PREFIX,
         wado_url_prefix=settings.MONAI_LABEL_WADO_PREFIX,
         stow_url_prefix=settings.MONAI_LABEL_STOW_PREFIX,
     )
     logging.getLogger("dicomweb_client").setLevel(logging.WARNING)  # it writes down whose series it fetches
     search = settings.MONAI_LABEL_DICOMWEB_SEARCH_FILTER
-    return DicomWebMirror(store, Archive(client), DEFAULT_SEARCH if search == MONAI_SEARCH else search)
+    return DicomWebMirror(store, Archive(client, session), DEFAULT_SEARCH if search == MONAI_SEARCH else search)
 
 
 class DicomWebReviewDatastore(ReviewDatastore):
