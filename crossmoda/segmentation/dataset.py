@@ -8,8 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.data import CacheDataset, Dataset
+from monai.data import CacheDataset, Dataset, MetaTensor
 from monai.transforms import Randomizable, Transform
+
+from crossmoda.errors import CrossmodaError
+
+DRAWN_FROM = 1_000_000  # indices of which a draw from two sets chooses one
 
 
 @contextmanager
@@ -36,6 +40,54 @@ class CachedCases(CacheDataset):
             return super()._transform(index)
 
 
+class CasesBeside(Dataset):
+    """Two sets of cases as one, of which draws at random take the second with a given share.
+
+    Every case is counted many times, so that drawing any index alike often gives the share and, within a set, every case
+    alike often.
+
+    Args:
+        cases: the first set; their items and the others' must have the same keys.
+        beside: the second set.
+        share: of draws that take the second set, more than 0 and less than 1.
+
+    Raises:
+        CrossmodaError: the share is not between 0 and 1, or a set is empty.
+    """
+
+    def __init__(self, cases: CacheDataset, beside: CacheDataset, share: float) -> None:
+        if not 0 < share < 1:
+            raise CrossmodaError(f"share {share}: give more than 0 and less than 1")
+        if not len(cases) or not len(beside):
+            raise CrossmodaError("a set of cases to learn from is empty; name a dataset and a teacher that hold some")
+        self.cases, self.beside = cases, beside
+        # Of the two sets' lengths, the ratio must be (1 - share) : share; whole repetitions come near enough.
+        total = max(DRAWN_FROM, len(cases), len(beside))
+        self.first = max(round(total * (1 - share)), 1)
+        self.second = max(round(total * share), 1)
+        super().__init__(data=[*cases.data, *beside.data])
+        self.transform: Any = [cases.transform, beside.transform]  # where RandomDraws looks for what is random
+
+    def __len__(self) -> int:
+        """Return from how many indices a draw chooses."""
+        return self.first + self.second
+
+    def __getitem__(self, index: int) -> Any:  # type: ignore[override]
+        """Return a case of the first set below ``first``, else of the second, as a list of patches of either."""
+        of_first = index < self.first
+        found = (
+            self.cases[index % len(self.cases)] if of_first else self.beside[(index - self.first) % len(self.beside)]
+        )
+        return [_plain(patch) for patch in (found if isinstance(found, list) else [found])]  # a crop gives a list
+
+
+def _plain(patch: Any) -> Any:
+    """Return a patch whose images are plain tensors, since a batch is made of one kind."""
+    if not isinstance(patch, dict):
+        return patch
+    return {key: value.as_tensor() if isinstance(value, MetaTensor) else value for key, value in patch.items()}
+
+
 class RandomDraws(Dataset, Randomizable):
     """The draws of an epoch: at each position a case, any of them each time, changed at random.
 
@@ -51,7 +103,7 @@ class RandomDraws(Dataset, Randomizable):
         length: draws in an epoch.
     """
 
-    def __init__(self, cases: CacheDataset, length: int) -> None:
+    def __init__(self, cases: CacheDataset | CasesBeside, length: int) -> None:
         super().__init__(data=cases.data)
         self.cases = cases
         self.length = length

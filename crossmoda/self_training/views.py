@@ -40,14 +40,14 @@ def files_read(name: str, view: BundleUse) -> dict[str, PurePosixPath]:
 
 
 def require_views(views: Mapping[str, View], target_view: BundleUse | None) -> None:
-    """Make sure that what a view reads of others is made by them.
+    """Make sure that what a view reads of others is made by them; without views a run begins with given weights.
 
     Raises:
         CrossmodaError: a view reads of one that trains nothing, or nothing is rendered at all.
     """
     owners = trained(views)
     renderings = translated(views)
-    if not renderings and not any(isinstance(view, Untranslated) for view in views.values()):
+    if views and not renderings and not any(isinstance(view, Untranslated) for view in views.values()):
         raise CrossmodaError("views: none renders the labelled scans; leave 'renders' of one at true")
     if target_view is not None:
         renderings = {**renderings, "target_view": target_view}

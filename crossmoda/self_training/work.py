@@ -298,7 +298,7 @@ class Work:
         ]
         config = {"train": self.segmenter.config("train"), "data": content_hash(learnt)}
         launches, scheduler = self.segmenter.launches, self.launcher.scheduler
-        begins = {INITIAL_WEIGHTS: previous.path / "segmenter" / "model.pt"} if self.warm_start and previous else {}
+        begins = self._begins_with(previous)
 
         def work(place: Path) -> None:
             datalist, places = folder.path / "datalist.json", {key: str(path) for key, path in begins.items()}
@@ -307,6 +307,13 @@ class Work:
             self._train(self.segmenter, place, "segmenter", datalist, config, {"round": number}, **places)
 
         return Step(plan.SEGMENTER, ("segmenter",), work, config, begins, here=launches)
+
+    def _begins_with(self, previous: StepFolder | None) -> dict[str, Path]:
+        """Return the weights that a training begins with: the last round's in a warm start, else those of the settings."""
+        if self.warm_start and previous is not None:
+            return {INITIAL_WEIGHTS: previous.path / "segmenter" / "model.pt"}
+        given = self.segmenter.overrides("train").get(INITIAL_WEIGHTS)
+        return {INITIAL_WEIGHTS: Path(given)} if given else {}
 
     def _prediction(self, folder: StepFolder, sections: Sequence[str], rendered: bool) -> Step:
         """Label the dataset's hrT2 scans with the folder's segmenter, with an uncertainty map each."""

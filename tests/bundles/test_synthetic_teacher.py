@@ -127,3 +127,47 @@ def test_without_maps_it_stops_in_one_line(configs, judged, tmp_path):
     with pytest.raises(Exception, match="teacher") as raised:
         workflow(configs, tmp_path, judged, tmp_path / "out").run()
     assert "python -m crossmoda teacher" in str(find_user_error(raised.value))
+
+
+def test_given_weights_take_the_place_of_a_training(configs, trained, judged, tmp_path):
+    settings = {key: TINY[key] for key in ("patch_size", "crop_size", "device", "network_def::filters")}
+    given = {"dataset_dir": str(judged), "initial_weights": str(trained / "model.pt")}
+    workflow_of(
+        configs, ["train", "variant_given_weights"], "train", output_dir=str(tmp_path), **given, **settings
+    ).run()
+    first, again = (torch.load(folder / "model.pt", weights_only=True) for folder in (trained, tmp_path))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    told = json.loads((tmp_path / "model.json").read_text())
+    assert told["given"]["training"]["sha256"] == told["given"]["sha256"]
+    with pytest.raises(Exception, match="network") as raised:
+        workflow_of(
+            configs,
+            ["train", "variant_given_weights"],
+            "train",
+            output_dir=str(tmp_path / "other"),
+            **given,
+            **{**settings, "network_def::filters": [4, 4, 4, 8]},
+        )
+    assert "weights of another network" in str(find_user_error(raised.value))
+    assert not (tmp_path / "other").exists()
+
+
+def test_real_cases_are_learnt_beside_the_teacher(configs, maps, judged, tmp_path):
+    datalist = json.loads(judged.read_text())
+    datalist["target"] = [{**datalist["validation"][0], "case": "two", "weight": 0.5}]
+    path = judged.with_name("beside.json")
+    path.write_text(json.dumps(datalist))
+    made = workflow_of(
+        configs,
+        ["train", "variant_beside_teacher"],
+        "train",
+        teacher_dir=str(maps),
+        dataset_dir=str(path),
+        output_dir=str(tmp_path),
+        **{**TINY, "iterations_per_epoch": 8},
+    )
+    made.run()
+    assert torch.load(tmp_path / "model.pt", weights_only=True)["output_block.conv.conv.weight"].shape[0] == 3
+    draws = made.parser.get_parsed_content("train::draws")
+    cases = [draws[position][0]["case"] for position in range(len(draws))]
+    assert {"two", "teacher_00000"} == set(cases)

@@ -1,4 +1,5 @@
 import math
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -8,7 +9,8 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, RandomizableTransform
 from torch.utils.data import DistributedSampler
 
-from crossmoda.segmentation.dataset import CachedCases, RandomDraws, one_thread
+from crossmoda.errors import CrossmodaError
+from crossmoda.segmentation.dataset import CachedCases, CasesBeside, RandomDraws, one_thread
 from crossmoda.segmentation.metrics import masks_of_channel, structure_assd, structure_dice
 from crossmoda.segmentation.training import GradientClip, WeightAverage
 
@@ -146,3 +148,43 @@ def test_dice_of_each_structure_by_name():
     metrics = structure_dice(["vs", "cochlea"])
     metrics["vs_dice"].update(masks_of_channel(1)([{"pred": cube(3, affine), "label": cube(2, affine)}]))
     assert metrics["vs_dice"].compute() == pytest.approx(2 / 3)
+
+
+class InList(RandomizableTransform):
+    def __call__(self, value):
+        return [value]
+
+
+class AsItIs(RandomizableTransform):
+    def __call__(self, value):
+        return value
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_draws_from_two_sets_keep_the_share_and_take_every_case(share):
+    first = CachedCases([1, 2, 3], Compose([InList()]), progress=False)
+    second = CachedCases([10, 20], Compose([AsItIs()]), progress=False, cache_rate=0.0)
+    draws = RandomDraws(CasesBeside(first, second, share), 3000)
+    taken = [draws[position] for position in range(len(draws))]
+    assert all(isinstance(value, list) and len(value) == 1 for value in taken)
+    counts = Counter(value for (value,) in taken)
+    beside = counts[10] + counts[20]
+    assert beside / 3000 == pytest.approx(share, abs=0.03)
+    assert counts[10] == pytest.approx(counts[20], rel=0.25)
+    assert counts[1] == pytest.approx(counts[2], rel=0.35)
+    assert counts[2] == pytest.approx(counts[3], rel=0.35)
+
+
+def test_two_sets_draw_from_the_same_generator_and_repeat_with_the_seed():
+    def made():
+        sets = [CachedCases([value], Compose([Jitter()]), progress=False) for value in (10, 20)]
+        return RandomDraws(CasesBeside(*sets, 0.5), 8)
+
+    assert [made()[position] for position in range(8)] == [made()[position] for position in range(8)]
+
+
+@pytest.mark.parametrize("share", [0, 1, -0.5])
+def test_a_share_that_is_none_is_refused(share):
+    cases = CachedCases([1], Compose([Jitter()]), progress=False)
+    with pytest.raises(CrossmodaError, match="more than 0 and less than 1"):
+        CasesBeside(cases, cases, share)
