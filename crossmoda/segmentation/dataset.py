@@ -43,8 +43,8 @@ class CachedCases(CacheDataset):
 class CasesBeside(Dataset):
     """Two sets of cases as one, of which draws at random take the second with a given share.
 
-    Every case is counted many times, so that drawing any index alike often gives the share and, within a set, every case
-    alike often.
+    Every case is counted many times, so that drawing any index alike often gives the share and, within a set, every
+    case alike often.
 
     Args:
         cases: the first set; their items and the others' must have the same keys.

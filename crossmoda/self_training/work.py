@@ -309,7 +309,7 @@ class Work:
         return Step(plan.SEGMENTER, ("segmenter",), work, config, begins, here=launches)
 
     def _begins_with(self, previous: StepFolder | None) -> dict[str, Path]:
-        """Return the weights that a training begins with: the last round's in a warm start, else those of the settings."""
+        """Return what a training begins with: the last round's weights in a warm start, else the settings'."""
         if self.warm_start and previous is not None:
             return {INITIAL_WEIGHTS: previous.path / "segmenter" / "model.pt"}
         given = self.segmenter.overrides("train").get(INITIAL_WEIGHTS)
