@@ -114,6 +114,7 @@ class RandTissuePatchd(RandomizableTransform):
         """Return where each voxel of the patch lies in the map, in its voxels, (X, Y, Z, 3)."""
         native = np.linalg.norm(affine[:3, :3], axis=0)
         middle = self._middle(centres, shape, rng) + rng.uniform(-0.3, 0.3, 3) * self.size * self.spacing / native
+        middle = np.clip(middle, 0, np.array(shape) - 1.0)  # a patch shows something of the scan, if only a corner
         turn = rotation(rng.uniform(-1, 1, 3) * self.rotate_deg)
         skew = np.eye(3) + rng.uniform(-self.shear, self.shear, (3, 3)) * (1 - np.eye(3))
         grow = np.exp(rng.uniform(-self.scale, self.scale) + rng.uniform(-self.scale, self.scale, 3) / 2)
