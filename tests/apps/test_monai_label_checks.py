@@ -403,6 +403,19 @@ def test_a_training_follows_the_options_of_the_panel_and_its_model_is_served(
     assert slicer.train_status()["request"]["client_id"] == "user-anna"
 
 
+def test_a_score_is_taken_beside_the_server_whose_log_names_no_scan(served: Served, first: str) -> None:
+    assert ask(served, "POST", "/scoring/pseudo_labels").status_code == 200
+    until = time.monotonic() + SECONDS
+    while (task := ask(served, "GET", "/scoring/").json())["status"] in ("SUBMITTED", "RUNNING"):
+        assert time.monotonic() < until
+        time.sleep(0.5)
+    assert task["status"] == "DONE", task
+    info = ask(served, "GET", f"/datastore/image/info?image={first}").json()
+    assert set(info["pseudo_label_scores"]) == {"vs", "cochlea"}
+    assert ask(served, "DELETE", "/scoring/").status_code == 200  # nothing is left to stop
+    assert first not in served.log.read_text()
+
+
 def test_a_score_that_cannot_be_taken_says_why(served: Served, first: str) -> None:
     label = served.studies / "labels" / "original" / f"{first}.nii.gz"
     content = label.read_bytes()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,9 @@ def test_scores_of_many_scans_are_entered_in_one_change(datastore: Any, monkeypa
     assert datastore.list_images() == CASES
 
 
-def test_a_batch_leaves_out_scans_that_cannot_be_read_and_goes_on_after_one_that_fails(datastore: Any) -> None:
+def test_a_batch_leaves_out_scans_that_cannot_be_read_and_goes_on_after_one_that_fails(
+    datastore: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     file = datastore.review_store().folder / "case.2.nii.gz"
     content = file.read_bytes()
     file.unlink()  # it is a link to the data set's
@@ -73,7 +76,10 @@ def test_a_batch_leaves_out_scans_that_cannot_be_read_and_goes_on_after_one_that
 
     batch = importlib.import_module("lib.infers.batch").Batch()
     request = {"images": "all", "device": "cpu", "multi_gpu": True, "max_workers": 4}
+    caplog.set_level(logging.INFO)
     answers = batch(request, datastore, infer)
+    assert "1 scans labelled, 1 failed" in caplog.text
+    assert not any(case in caplog.text for case in CASES)  # names of scans may name patients
     assert answers == {"case.1": {"error": "the GPU has no memory left"}, "case.3": {"label": "case.3"}}
     assert [image for image, _, _ in asked] == ["case.1", "case.3"]
     assert all(saved for _, _, saved in asked)

@@ -39,6 +39,8 @@ TALKATIVE = (
     "monailabel.utils.async_tasks",
     "monailabel.utils.sessions",
     "monailabel.transform",
+    "task_batch_infer",  # what the processes of these tasks print, the results by scan among it
+    "task_scoring",
 )
 
 Scope = dict[str, Any]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,9 @@ from monailabel.interfaces.tasks.batch_infer import BatchInferTask
 from lib.datastore import ReviewDatastore
 
 Answer = dict[str, Any]
+
+logger = logging.getLogger(__name__)
+logging.getLogger(BatchInferTask.__module__).setLevel(logging.WARNING)  # it would tell the names of scans
 
 
 class Batch(BatchInferTask):
@@ -36,4 +40,6 @@ class Batch(BatchInferTask):
 
         several = bool(request.get("multi_gpu", True)) and torch.cuda.is_available()
         answers: Answer = super().__call__({**request, "multi_gpu": several, "max_workers": 1}, datastore, labelled)
+        failed = sum("error" in answer for answer in answers.values())
+        logger.info("%d scans labelled, %d failed", len(answers) - failed, failed)
         return answers
