@@ -49,17 +49,16 @@ def write_results(output: Path, settings: Mapping[str, Any]) -> None:
         "judged": {order: curves_of(runs, structures) for order, runs in records.items()},
         "ranking": ranking(records, structures),
     }
-    results["needed"] = {
-        name: {
-            order: corrections_needed(
-                found[name]["mean"], results["judged"][RANDOM][name]["mean"], settings["corrections"]
-            )
-            for order, found in results["judged"].items()
-            if order != RANDOM
-        }
-        for name in structures
-        if RANDOM in results["judged"]
-    }
+    if RANDOM in results["judged"]:
+        for key, count in (("needed", corrections_needed), ("needed_between_rounds", corrections_between_rounds)):
+            results[key] = {
+                name: {
+                    order: count(found[name]["mean"], results["judged"][RANDOM][name]["mean"], settings["corrections"])
+                    for order, found in results["judged"].items()
+                    if order != RANDOM
+                }
+                for name in structures
+            }
     write_json(output / "reader.json", results)
     write_text(output / "reader.md", text_of(results, structures))
     draw(output / "reader.svg", results, structures)
@@ -113,6 +112,26 @@ def corrections_needed(curve: Sequence[float], random: Sequence[float], step: in
     return found
 
 
+def corrections_between_rounds(curve: Sequence[float], random: Sequence[float], step: int) -> list[float | None]:
+    """Return the same as ``corrections_needed`` on straight lines between the rounds, where the curve first crosses.
+
+    Args:
+        curve: as of ``corrections_needed``.
+        random: the same of random order.
+        step: corrections a round.
+    """
+    found: list[float | None] = []
+    for number in range(1, len(random)):
+        goal = max(random[: number + 1])
+        after = next((index for index, value in enumerate(curve) if value >= goal), None)
+        if after is None or after == 0:
+            found.append(None if after is None else 0.0)
+        else:
+            before = curve[after - 1]
+            found.append(step * (after - 1 + (goal - before) / (curve[after] - before)))
+    return found
+
+
 def ranking(records: Mapping[str, Sequence[Sequence[Record]]], structures: Sequence[str]) -> dict[str, list[float]]:
     """Return order -> mean Dice of the pool's labels after 0, 1, 2 ... corrections of the first model's pseudo-labels.
 
@@ -145,11 +164,16 @@ def text_of(results: Mapping[str, Any], structures: Sequence[str]) -> str:
             lines.append(row(name, order, *cells))
     blocks = ["\n".join(lines)]
     if RANDOM in judged:
-        lines = [row("what random order reaches with", "", *corrections[1:]), row(*["---"] * (len(corrections) + 1))]
+        lines = [
+            row("corrections for what random order reaches with", *corrections[1:]),
+            row(*["---"] * len(corrections)),
+        ]
         for name in structures:
             for order, numbers in results["needed"][name].items():
-                cells = ["more" if number is None else str(number) for number in numbers]
-                lines.append(row(f"{name}: {order} needs", "", *cells))
+                between = results["needed_between_rounds"][name][order]
+                pairs = zip(numbers, between, strict=True)
+                cells = ["more" if number is None else f"{number} ({line:.1f})" for number, line in pairs]
+                lines.append(row(f"{name}, {order}", *cells))
         blocks.append("\n".join(lines))
     at = [number for number in corrections if number < len(results["ranking"][RANDOM])]
     lines = [row("labels of the pool, nothing trained", *at), row(*["---"] * (len(at) + 1))]

@@ -120,6 +120,12 @@ def test_corrections_needed_are_the_fewest_that_reach_what_random_order_had_reac
     assert needed([0.5, 0.6, 0.7], [0.5, 0.6, 0.9], 3) == [3, None]
 
 
+def test_corrections_between_rounds_lie_on_straight_lines() -> None:
+    needed = importlib.import_module("reader_curves").corrections_between_rounds
+    assert needed([0.5, 0.7, 0.8], [0.5, 0.6, 0.775], 4) == pytest.approx([2.0, 7.0])
+    assert needed([0.5, 0.6, 0.7], [0.5, 0.4, 0.9], 4) == [0.0, None]
+
+
 def test_the_ranking_is_the_dice_of_the_labels_of_which_the_first_are_corrected() -> None:
     pool = {"a": {"site": "x", "vs": 0.1, "cochlea": 0.3}, "b": {"site": "x", "vs": 0.7, "cochlea": 0.9}}
     measures = {"uncertainty": {"a": 0.2, "b": 0.4}, "expected_change_ml": {"a": 2.0, "b": 1.0}}
