@@ -200,7 +200,7 @@ def draw(path: Path, results: Mapping[str, Any], structures: Sequence[str]) -> N
             axes.set_ylabel("Dice")
         for order, curve in results["ranking"].items():
             panels[-1].plot(range(len(curve)), curve, color=COLOURS[order], label=order, linewidth=1.4)
-        panels[-1].set_title("labels of the pool, nothing trained")
+        panels[-1].set_title("labels, nothing trained")
         for axes in panels:
             axes.set_xlabel("corrected cases")
             axes.grid(color="#dddddd", linewidth=0.6)
