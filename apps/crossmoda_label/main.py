@@ -8,6 +8,7 @@ This folder only wires; what is done with labels, folders and rounds is in ``cro
 
 from __future__ import annotations
 
+import gc
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,5 +17,10 @@ if find_spec("crossmoda") is None:  # a checkout that is not installed
     sys.path.append(str(Path(__file__).resolve().parents[2]))
 
 from lib.app import CrossmodaLabelApp
+
+# What has been imported stays: looking through all of it again and again would take half of the time of a next case
+# among a thousand.
+gc.collect()
+gc.freeze()
 
 __all__ = ["CrossmodaLabelApp"]  # what MONAI Label looks for
