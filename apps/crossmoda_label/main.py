@@ -18,7 +18,7 @@ if find_spec("crossmoda") is None:  # a checkout that is not installed
 
 from lib.app import CrossmodaLabelApp
 
-# What has been imported stays: looking through all of it again and again would take half of the time of a next case
+# What has been imported stays: looking through all of it again and again would take two fifths of a next case
 # among a thousand.
 gc.collect()
 gc.freeze()
