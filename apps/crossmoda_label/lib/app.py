@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
+import sys
 import tempfile
 import threading
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -176,6 +179,24 @@ class CrossmodaLabelApp(MONAILabelApp):
         if save:
             result["label"] = store.save_prediction(request["image"], result["file"], {"params": result["params"]})
         return result
+
+    def train(self, request: dict[str, Any]) -> Any:
+        """Train in this process, which MONAI Label has started for it; where that fails, the reason is its last word.
+
+        What libraries print when a process ends in the usual way (nanobind lists what it calls leaks) would push the
+        reason out of the twenty lines that MONAI Label keeps for 3D Slicer.
+        """
+        if "monailabel.app" in sys.modules:  # the server itself, which must not end
+            return super().train(request)
+        try:
+            return super().train(request)
+        except SystemExit as error:
+            print(error, file=sys.stderr)
+        except Exception:
+            traceback.print_exc()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1)
 
     def bundle_path(self, model: str | None) -> None:
         """Refuse a training or a batch of a model that does not exist; MONAI Label asks this before it starts one."""
