@@ -77,7 +77,7 @@ class RandTissuePatchd(RandomizableTransform):
         self.random_share = random_share
         self.groups = group_numbers()
 
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+    def __call__(self, data: Mapping[Any, Any]) -> dict[Hashable, Any]:
         """Return the item with its patch; the tissue map is read from its file where the patch needs it alone."""
         item = dict(data)
         rng = np.random.default_rng(int(self.R.randint(2**31 - 1)))
