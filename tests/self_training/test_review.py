@@ -151,6 +151,20 @@ def test_another_run_s_scans_of_the_same_name_are_refused(run: Path, studies: Pa
         publish(run, studies)
 
 
+def test_among_an_archive_s_series_cases_are_found_by_name_and_grid(run: Path, tmp_path: Path) -> None:
+    here, elsewhere, _ = CASES
+    store = ReviewStore(tmp_path / "mirror")
+    with store.edit() as model:
+        model["dicomweb"] = "http://127.0.0.1:9/dicom-web"
+        for case, affine in ((here, OBLIQUE), (elsewhere, np.eye(4))):
+            scan = save(tmp_path / "series" / f"{case}.nii.gz", np.ones(SHAPE, np.float32), affine)
+            store.add_image(model, scan, case, {})
+    assert publish(run, store.folder) == 1
+    objects = store.read()["objects"]
+    assert {case: list(entry["labels"]) for case, entry in objects.items()} == {here: ["original"], elsewhere: []}
+    assert objects[here]["image"]["info"]["uncertainty"] == CASES[here]
+
+
 def test_a_run_without_a_finished_round_is_named(tmp_path: Path) -> None:
     with pytest.raises(CrossmodaError, match=r"current.json: no finished round"):
         publish(tmp_path, tmp_path / "review")
