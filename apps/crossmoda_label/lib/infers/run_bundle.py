@@ -14,6 +14,7 @@ from monailabel.interfaces.tasks.infer_v2 import InferType
 from monailabel.tasks.infer.bundle import BundleConstants, BundleInferTask
 
 from crossmoda.engines import load_weights
+from crossmoda.engines.allocation import give_back_freed_memory
 from crossmoda.errors import CrossmodaError
 from crossmoda.self_training.work import BundleUse
 
@@ -91,8 +92,14 @@ class RunBundle(BundleInferTask):
 
     def run_pre_transforms(self, data: dict[str, Any], transforms: Any) -> dict[str, Any]:
         """Run the bundle's preprocessing on the scan alone: MONAI takes the request's ``image_path`` for metadata."""
+        give_back_freed_memory()  # of the request before
         scan = super().run_pre_transforms({self.input_key: data[self.input_key]}, transforms)
         return {**data, **scan}
+
+    def run_post_transforms(self, data: dict[str, Any], transforms: Any) -> dict[str, Any]:
+        """Run the bundle's postprocessing, whose whole volumes need the memory that the network's windows have left."""
+        give_back_freed_memory()
+        return dict(super().run_post_transforms(data, transforms))
 
     def post_transforms(self, data: dict[str, Any] | None = None) -> list[Any]:
         """Return the bundle's postprocessing without saving, and drop the channel axis: (X, Y, Z) is left."""
