@@ -243,7 +243,9 @@ class Commands:
 
         review_command(run, studies)
 
-    def serve(self, run: str = "runs/demo", port: int = 8000, host: str = "127.0.0.1", dicomweb: str = "") -> int:
+    def serve(
+        self, run: str = "runs/demo", port: int = 8000, host: str = "127.0.0.1", dicomweb: str = "", scans: str = ""
+    ) -> int:
         """Serve a run's current model and its target scans, or those of a hospital's archive, to 3D Slicer.
 
         Args:
@@ -251,9 +253,16 @@ class Commands:
             port: to listen on.
             host: address to listen on; the default is this machine alone.
             dicomweb: address of the archive's DICOMweb server, http://HOST:PORT/dicom-web. RUN/review then mirrors it.
+            scans: a folder of hrT2 scans of your own. RUN, a new folder, labels them with the weights that the
+                segmentation bundle is shipped with.
         """
         from crossmoda.self_training.review import serve_command
 
+        if scans:
+            from crossmoda.self_training.from_weights import begin_run
+
+            show_progress()
+            begin_run(run, str(scans))
         return serve_command(run, port=port, host=host, dicomweb=str(dicomweb))
 
     def fetch_series(self, dicomweb: str, folder: str, search: Any = None) -> int:

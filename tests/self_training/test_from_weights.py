@@ -12,7 +12,10 @@ from monai.bundle import ConfigParser
 from crossmoda.data.teacher import TISSUE_NAMES
 from crossmoda.data.teacher.bank import DESCRIPTION, VERSION
 from crossmoda.engines import save_weights
+from crossmoda.errors import CrossmodaError
 from crossmoda.self_training.bundles import make_workflow, run_workflow
+from crossmoda.self_training.from_weights import begin_run
+from crossmoda.self_training.review import publish
 
 REPOSITORY = Path(__file__).parents[2]
 CONFIGS = REPOSITORY / "bundles" / "vs_cochlea_self_training" / "configs"
@@ -49,22 +52,22 @@ def places(tmp_path_factory):
     return folder
 
 
-def run(places, **settings):
+TINY = {
+    "crop_size": [40, 36],
+    "device": "cpu",
+    "segmenter_sizes": {"dynunet": {**SIZES, "iterations_per_epoch": 2}},
+    "segmenter_inference_sizes": {"dynunet": SIZES},
+    "later_rounds::0::train::max_epochs": 1,
+    "rules": [],
+}
+
+
+def run(places):
     """Run the recipe, small."""
-    tiny = {
-        "dataset_dir": str(places / "scans"),
-        "output_dir": str(places / "run"),
-        "teacher_dir": str(places / "maps"),
-        "first_weights": str(places / "model.pt"),
-        "crop_size": [40, 36],
-        "device": "cpu",
-        "segmenter_sizes": {"dynunet": {**SIZES, "iterations_per_epoch": 2}},
-        "segmenter_inference_sizes": {"dynunet": SIZES},
-        "later_rounds::0::train::max_epochs": 1,
-        "rules": [],
-    }
     files = [CONFIGS / "train.yaml", REPOSITORY / "configs" / "from_weights.yaml"]
-    run_workflow(make_workflow(files, "train", **{**tiny, **settings}))
+    own = {"teacher_dir": str(places / "maps"), "first_weights": str(places / "model.pt")}
+    at = {"dataset_dir": str(places / "scans"), "output_dir": str(places / "run")}
+    run_workflow(make_workflow(files, "train", **TINY, **own, **at))
     return places / "run"
 
 
@@ -96,3 +99,20 @@ def test_other_weights_are_noticed_and_everything_is_done_again(places):
     run(places)
     now = torch.load(folder / "round_0" / "segmenter" / "model.pt", weights_only=True)
     assert torch.equal(now["output_block.conv.conv.bias"], state["output_block.conv.conv.bias"])
+
+
+def test_scans_at_hand_become_a_run_that_can_be_reviewed(places, tmp_path, monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    begin_run(tmp_path / "mine", places / "scans", first_weights=str(places / "model.pt"), **TINY)
+    current = json.loads((tmp_path / "mine" / "current.json").read_text())
+    assert current["round"] == 0
+    assert publish(tmp_path / "mine", tmp_path / "mine" / "review") == 2
+    with pytest.raises(CrossmodaError, match="a run is there already"):
+        begin_run(tmp_path / "mine", places / "scans")
+
+
+def test_without_weights_it_stops_before_anything_is_done(places, tmp_path, monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    with pytest.raises(CrossmodaError, match=r"none\.pt: no weights there"):
+        begin_run(tmp_path / "mine", places / "scans", first_weights=str(places / "none.pt"), **TINY)
+    assert not (tmp_path / "mine" / "round_0" / "segmenter").exists()

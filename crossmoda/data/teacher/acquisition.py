@@ -21,27 +21,34 @@ def grains(shape: tuple[int, ...], spacing_mm: np.ndarray, rng: np.random.Genera
     return field[: shape[0], : shape[1], : shape[2]]
 
 
-def draw_acquisition(image: np.ndarray, unit: float, rng: np.random.Generator) -> np.ndarray:
+def draw_acquisition(image: np.ndarray, unit: float, rng: np.random.Generator, faults: bool = True) -> np.ndarray:
     """Return the image (X, Y, Z), float32 >= 0, as a scanner of drawn faults stores it; axis 2 holds the slices.
 
     Args:
         image: the noiseless signal; changed in place.
         unit: a typical tissue's signal, which noise is relative to.
         rng: the only source of randomness.
+        faults: False leaves out ghosts, folded edges and saturation.
     """
     image = gaussian_filter1d(image, float(rng.uniform(0.2, 0.6)), axis=2, truncate=2, mode="nearest")
     in_plane = float(rng.uniform(0.3, 1.0))
     for axis in (0, 1):
         image = gaussian_filter1d(image, in_plane, axis=axis, truncate=2, mode="nearest")
     image *= bias_field(image.shape, float(rng.uniform(0, 0.3)), rng)
+    if faults:
+        image = _with_faults(image, rng)
+    ratio = float(np.exp(rng.uniform(np.log(4), np.log(40))))
+    return add_rician_noise(image, unit / ratio, rng)
+
+
+def _with_faults(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     if rng.random() < 0.12:
         image = with_ghost(image, int(rng.integers(2)), float(rng.uniform(0.03, 0.15)), float(rng.uniform(0.1, 0.5)))
     if rng.random() < 0.06:
         image = with_ghost(image, int(rng.integers(3)), float(rng.uniform(0.1, 0.4)), 0.5)  # a fold, from far away
     if rng.random() < 0.3:  # stored or windowed by software that cuts off the brightest
         np.minimum(image, np.percentile(image, rng.uniform(95, 99.8)), out=image)
-    ratio = float(np.exp(rng.uniform(np.log(4), np.log(40))))
-    return add_rician_noise(image, unit / ratio, rng)
+    return image
 
 
 def with_ghost(image: np.ndarray, axis: int, strength: float, shift: float) -> np.ndarray:

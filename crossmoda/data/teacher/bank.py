@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from crossmoda.data.phantom.anatomy import Patient, draw_varied_patient
+from crossmoda.data.phantom.anatomy import Patient, draw_patient, draw_varied_patient
 from crossmoda.data.phantom.dataset import case_rng
 from crossmoda.data.phantom.rasterise import rasterise
 from crossmoda.data.phantom.scanner import FOSSA_CENTRE_MM, Grid
@@ -44,7 +44,7 @@ def draw_view(patient: Patient, rng: np.random.Generator) -> Grid:
     return Grid((int(shape[0]), int(shape[1]), int(shape[2])), affine)
 
 
-def write_tissue_maps(folder: Path, cases: int, seed: int = 0, workers: int | None = None) -> Path:
+def write_tissue_maps(folder: Path, cases: int, seed: int = 0, workers: int | None = None, varied: bool = True) -> Path:
     """Write tissue maps of varied patients, and what the folder holds as ``teacher.json``; go on where it was left.
 
     Args:
@@ -52,6 +52,7 @@ def write_tissue_maps(folder: Path, cases: int, seed: int = 0, workers: int | No
         cases: number of patients; asking for more later keeps those that are there.
         seed: the patients follow from it and their number alone.
         workers: processes; None for one a core.
+        varied: False draws patients as plain as those of ``write_phantom_dataset``, for comparison.
 
     Raises:
         CrossmodaError: fewer than one case, or the folder holds maps of another seed or version.
@@ -60,17 +61,18 @@ def write_tissue_maps(folder: Path, cases: int, seed: int = 0, workers: int | No
         raise CrossmodaError(f"cases {cases}: give at least 1")
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / DESCRIPTION
-    described: dict[str, Any] = {"version": VERSION, "seed": seed, "tissues": list(TISSUE_NAMES), "cases": {}}
+    made: dict[str, Any] = {"version": VERSION, "seed": seed, "varied": varied, "tissues": list(TISSUE_NAMES)}
+    described = {**made, "cases": {}}
     if path.exists():
         found = read_json(path)
-        if any(found.get(key) != described[key] for key in ("version", "seed", "tissues")):
-            raise CrossmodaError(f"{path}: maps of another seed or version; choose another folder")
+        if any(found.get(key) != value for key, value in made.items()):
+            raise CrossmodaError(f"{path}: maps of another seed, kind or version; choose another folder")
         described = found
     names = [f"teacher_{number:05d}" for number in range(cases)]
     missing = [name for name in names if name not in described["cases"]]
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers or os.cpu_count(), mp_context=context) as pool:
-        jobs = {pool.submit(_write_map, folder, name, seed): name for name in missing}
+        jobs = {pool.submit(_write_map, folder, name, seed, varied): name for name in missing}
         for count, job in enumerate(tqdm(as_completed(jobs), total=len(jobs), desc="tissue maps", unit="case"), 1):
             described["cases"][jobs[job]] = job.result()
             if count % 10 == 0 or count == len(jobs):
@@ -78,10 +80,10 @@ def write_tissue_maps(folder: Path, cases: int, seed: int = 0, workers: int | No
     return folder
 
 
-def _write_map(folder: Path, name: str, seed: int) -> dict[str, Any]:
+def _write_map(folder: Path, name: str, seed: int, varied: bool = True) -> dict[str, Any]:
     """Draw, paint and write one patient; return what ``teacher.json`` says of it."""
     rng = case_rng(seed, name)
-    patient = draw_varied_patient(rng)
+    patient = draw_varied_patient(rng) if varied else draw_patient(rng)
     grid = draw_view(patient, rng)
     drawn = TissueMap.of(rasterise(patient, grid.shape, grid.affine))
     drawn.save(folder / f"{name}.npy")

@@ -44,6 +44,7 @@ class RandTissuePatchd(RandomizableTransform):
         bend_mm: standard deviation of a smooth displacement whose nodes lie ``bend_every_mm`` apart.
         bend_every_mm: see ``bend_mm``.
         random_share: of contrasts without any rule, see ``draw_contrast``.
+        faults: whether scanners have faults, see ``draw_acquisition``.
 
     Raises:
         CrossmodaError: an unknown structure.
@@ -63,6 +64,7 @@ class RandTissuePatchd(RandomizableTransform):
         bend_mm: float = 1.2,
         bend_every_mm: float = 16.0,
         random_share: float = 0.35,
+        faults: bool = True,
     ) -> None:
         super().__init__(prob=1.0)
         unknown = [name for name in structures if name not in CHANNELS]
@@ -74,7 +76,7 @@ class RandTissuePatchd(RandomizableTransform):
         self.ratios = np.array(ratios, float) / np.sum(ratios)
         self.rotate_deg, self.scale, self.shear = np.array(rotate_deg, float), scale, shear
         self.bend_mm, self.bend_every_mm = bend_mm, bend_every_mm
-        self.random_share = random_share
+        self.random_share, self.faults = random_share, faults
         self.groups = group_numbers()
 
     def __call__(self, data: Mapping[Any, Any]) -> dict[Hashable, Any]:
@@ -147,7 +149,7 @@ class RandTissuePatchd(RandomizableTransform):
         signal = share * contrast.signal[first] + (1 - share) * contrast.signal[second]
         amplitude = share * contrast.texture[first] + (1 - share) * contrast.texture[second]
         signal = np.maximum(signal + amplitude * grains(signal.shape, spacing, rng), 0)
-        return draw_acquisition(signal, mean, rng)
+        return draw_acquisition(signal, mean, rng, self.faults)
 
     def _label(self, label: np.ndarray, grid: torch.Tensor) -> np.ndarray:
         """Return the label of the patch, (X, Y, Z) uint8: each structure where it fills at least half."""

@@ -83,7 +83,7 @@ def test_image_label_and_tissue_agree(tmp_path: Path, monkeypatch: pytest.Monkey
     signal[TISSUE_NAMES.index("perilymph")] = 900
     contrast = Contrast(signal, np.zeros_like(signal))
     monkeypatch.setattr("crossmoda.data.teacher.patches.draw_contrast", lambda rng, share: contrast)
-    monkeypatch.setattr("crossmoda.data.teacher.patches.draw_acquisition", lambda image, unit, rng: image)
+    monkeypatch.setattr("crossmoda.data.teacher.patches.draw_acquisition", lambda image, unit, rng, faults: image)
     transform = RandTissuePatchd(["vs", "cochlea"], (64, 56, 20), (0.6, 0.6, 1.5), (0, 1, 0))
     case = case_of(tmp_path, BOXES)
     _, mean, deviation = expected_statistics(contrast, np.array(case["counts"]))

@@ -52,7 +52,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path.joinpath("maps").mkdir()
         names = ["teacher_00000", "teacher_00001"]
         cases = {name: bank._write_map(path / "maps", name, 4) for name in names}
-        description = {"version": bank.VERSION, "seed": 4, "tissues": list(TISSUE_NAMES), "cases": cases}
+        description = {
+            "version": bank.VERSION,
+            "seed": 4,
+            "varied": True,
+            "tissues": list(TISSUE_NAMES),
+            "cases": cases,
+        }
         (path / "maps" / bank.DESCRIPTION).write_text(json.dumps(description))
     return path / "maps"
 
@@ -83,8 +89,10 @@ def test_maps_that_are_there_are_kept_and_a_patient_follows_from_seed_and_number
 def test_what_cannot_be_is_refused_in_one_line(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(CrossmodaError, match="cases 0: give at least 1"):
         write_tissue_maps(tmp_path, 0)
-    with pytest.raises(CrossmodaError, match="another seed or version"):
+    with pytest.raises(CrossmodaError, match="another seed, kind or version"):
         write_tissue_maps(folder, 2, seed=5)
+    with pytest.raises(CrossmodaError, match="another seed, kind or version"):
+        write_tissue_maps(folder, 2, seed=4, varied=False)
     with pytest.raises(CrossmodaError, match="crossmoda teacher"):
         teacher_cases(tmp_path)
     description = json.loads((folder / bank.DESCRIPTION).read_text())

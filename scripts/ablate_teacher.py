@@ -1,0 +1,118 @@
+"""Train a segmenter with the synthetic teacher as it is and without each of its parts, and judge each one alike.
+
+    python scripts/ablate_teacher.py --output_dir runs/ablation   # ablation.md, .json; goes on when interrupted
+
+Judged on plain synthetic scans of three sites and, where the real volumes are present, on vs_gk_98, whose label is read
+for that alone.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # before PyTorch is imported; see the Makefile
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import fire
+from comparing import folder_name, read_settings
+from judge_weights import CONFIGS, judge_real, judge_synthetic
+from real_volumes import real_folder
+
+from crossmoda.data.datalist import load_datalist, save_datalist
+from crossmoda.data.phantom import write_phantom_dataset
+from crossmoda.data.teacher import write_tissue_maps
+from crossmoda.errors import report_in_one_line
+from crossmoda.files import hash_of, read_json, write_json, write_text
+from crossmoda.labels import COCHLEA, VS
+from crossmoda.self_training.bundles import make_workflow, run_workflow
+
+SCALE_KEYS = ("patients", "train", "inference")
+METHOD_KEYS = ("maps", "settings")
+COLUMNS = ("VS Dice", "cochlea Dice", "VS Dice, unseen site", "Spearman", "VS Dice, vs_gk_98")
+UNSEEN_SITE = "ukm"
+
+
+def main(
+    output_dir: str = "runs/ablation", config: str = "configs/teacher_ablation.yaml", size: str = "small", seed: int = 0
+) -> None:
+    """Train, judge and print.
+
+    Args:
+        output_dir: a folder a method, the tissue maps, the scans that judge, and the table.
+        config: methods and sizes.
+        size: small or tiny.
+        seed: of maps and trainings.
+    """
+    output = Path(output_dir)
+    scale, methods = read_settings(config, size, SCALE_KEYS, METHOD_KEYS)
+    judged = Path(write_phantom_dataset(output / "judged", **scale["phantom"]))
+    silent = validation_of_none(judged, output / "no_validation.json")
+    rows = {}
+    for name, method in methods.items():
+        maps = maps_of(method.get("maps", {}), output, int(scale["patients"]), seed)
+        folder = output / folder_name(name)
+        settings = {"seed": seed, **scale["train"], **method.get("settings", {})}
+        train(folder, maps, silent, settings)
+        rows[name] = judge(folder, judged, scale.get("inference", {}))
+        write_table(output, rows)
+    print(f"\n{(output / 'ablation.md').read_text()}\nwritten: {output}/ablation.md, ablation.json")
+
+
+def maps_of(how: Mapping[str, Any], output: Path, patients: int, seed: int) -> Path:
+    """Return a folder of tissue maps made as a method asks, shared by all methods that ask alike."""
+    name = "maps" if not how else f"maps_{hash_of(dict(how))[:8]}"
+    return write_tissue_maps(output / name, patients, seed, **how)
+
+
+def validation_of_none(dataset: Path, path: Path) -> Path:
+    """Write a datalist with the dataset's labels and no scans: trainings here are judged at their end alone."""
+    datalist = load_datalist(dataset)
+    save_datalist(path, {**datalist, "source": [], "target": [], "validation": []})
+    return path
+
+
+def train(folder: Path, maps: Path, datalist: Path, settings: Mapping[str, Any]) -> None:
+    """Train, or go on with a training, unless its weights are there."""
+    files = [CONFIGS / "train.yaml", CONFIGS / "variant_synthetic_teacher.yaml"]
+    if (folder / "model.json").is_file():
+        return
+    places = {"teacher_dir": str(maps), "dataset_dir": str(datalist), "output_dir": str(folder)}
+    run_workflow(make_workflow(files, "train", **places, **settings))
+
+
+def judge(folder: Path, judged: Path, inference: Mapping[str, Any]) -> dict[str, float | None]:
+    """Return a method's figures, measured once for its weights."""
+    row, weights = folder / "row.json", read_json(folder / "model.json")["sha256"]
+    if row.is_file() and read_json(row)["weights"] == weights:
+        return dict(read_json(row)["figures"])
+    model, real = str(folder / "model.pt"), real_folder()
+    synthetic = judge_synthetic(judged, folder / "synthetic", model, dict(inference))
+    scores = synthetic["scores"]
+    figures = [
+        scores["structures"][VS]["dice"]["mean"],
+        scores["structures"][COCHLEA]["dice"]["mean"],
+        scores["sites"].get(UNSEEN_SITE, scores["structures"])[VS]["dice"]["mean"],
+        synthetic["spearman"],
+        judge_real(real, folder / "real", model, dict(inference))["vs_gk_98"]["dice"] if real is not None else None,
+    ]
+    found = dict(zip(COLUMNS, figures, strict=True))
+    write_json(row, {"weights": weights, "figures": found})
+    return found
+
+
+def write_table(output: Path, rows: Mapping[str, Mapping[str, float | None]]) -> None:
+    """Write the figures of the methods judged so far."""
+    write_json(output / "ablation.json", rows)
+    lines = [f"| teacher | {' | '.join(COLUMNS)} |", "|---" * (len(COLUMNS) + 1) + "|"]
+    for name, figures in rows.items():
+        cells = ["" if figures[column] is None else f"{figures[column]:.3f}" for column in COLUMNS]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    write_text(output / "ablation.md", "\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    report_in_one_line()
+    fire.Fire(main)
