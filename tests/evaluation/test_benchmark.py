@@ -11,6 +11,7 @@ import pytest
 from crossmoda.evaluation.aggregate import summarise_cases
 from crossmoda.evaluation.benchmark import Benchmark, Variant, joined, read_results, write_page
 from crossmoda.evaluation.benchmark.page import markdown, rows
+from crossmoda.evaluation.benchmark.results import _shows
 from crossmoda.files import write_json
 
 SITES = ("ldn", "etz", "ukm")
@@ -172,3 +173,11 @@ def test_the_page_keeps_published_figures_apart_and_stands_alone(benchmark: Benc
     assert "http" not in page.replace("http://www.w3.org", "")
     assert "&lt;&gt;" in published
     assert (tmp_path / "benchmark.md").read_text(encoding="utf-8") == markdown(benchmark)
+
+
+@pytest.mark.parametrize(
+    ("difference", "p_value", "ranks", "told"),
+    [(0.1, 0.01, 20, "yes"), (0.1, 0.2, 9, "in kind"), (-0.1, 0.01, -20, "no"), (0.01, 0.03, -15, "no")],
+)
+def test_an_effect_shows_where_mean_and_ranks_agree(difference, p_value, ranks, told):
+    assert _shows({"difference": difference, "p_wilcoxon": p_value, "signed_ranks": ranks}) == told

@@ -47,6 +47,13 @@ def test_equal_evaluations_are_not_different() -> None:
     assert (row["difference"], row["p_t"], row["p_wilcoxon"], row["p_holm"]) == (0.0, 1.0, 1.0, 1.0)
 
 
+def test_ranks_may_speak_against_a_higher_mean() -> None:
+    difference = np.array([-0.01, -0.02, -0.03, -0.04, -0.05, -0.06, 0.0, 0.5])  # one gains much, six lose a little
+    found = paired_statistics(np.full(8, 0.5), 0.5 + difference, np.random.default_rng(0))
+    assert found["difference"] > 0
+    assert found["signed_ranks"] == 7 - (1 + 2 + 3 + 4 + 5 + 6)  # ranks of sizes; the zero has none
+
+
 def test_holm_multiplies_the_smallest_most_and_never_decreases() -> None:
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([0.9, 0.8]) == [1.0, 1.0]
