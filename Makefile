@@ -46,8 +46,9 @@ demo: $(STAMP)
 serve: $(STAMP)
 	$(RUN) -m crossmoda serve $(DEMO)
 
+# A process a core, up to four, each with the tests of whole files, on one thread: threads of several processes wait for one another.
 test: $(STAMP)
-	$(RUN) -m pytest
+	OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 bench: $(STAMP)
 	$(RUN) scripts/bench.py
