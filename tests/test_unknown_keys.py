@@ -20,7 +20,9 @@ SELF_TRAINING, SEGMENTATION, TRANSLATION = (
     for name in ("vs_cochlea_self_training", "vs_cochlea_hrt2_segmentation", "cet1_to_hrt2_translation")
 )
 # Tested with these commands.
-READ_BY_COMMANDS = {"benchmark", "cross_validation", "segmenters", "simulated_reader", "teacher_ablation", "translators"}
+READ_BY_COMMANDS = {
+    *("benchmark", "cross_validation", "segmenters", "simulated_reader", "teacher_ablation", "translators"),
+}
 CONFIGS = BUNDLES.parent / "configs"
 RECIPES = sorted(path.stem for path in CONFIGS.glob("*.yaml") if path.stem not in READ_BY_COMMANDS)
 PROFILES = sorted(path.stem for path in (CONFIGS / "profiles").glob("*.yaml"))
