@@ -253,8 +253,8 @@ class Commands:
             port: to listen on.
             host: address to listen on; the default is this machine alone.
             dicomweb: address of the archive's DICOMweb server, http://HOST:PORT/dicom-web. RUN/review then mirrors it.
-            scans: a folder of hrT2 scans of your own. RUN, a new folder, labels them with the weights that the
-                segmentation bundle is shipped with.
+            scans: a folder of hrT2 scans of your own. RUN, a new folder, labels them with the weights in the
+                segmentation bundle's models/model.pt (of your own training: none are shipped yet).
         """
         from crossmoda.self_training.review import serve_command
 

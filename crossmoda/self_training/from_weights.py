@@ -1,4 +1,4 @@
-"""A run of scans that somebody has at hand, begun with the weights that the segmentation bundle is shipped with."""
+"""A run of scans that somebody has at hand, begun with weights that are there already."""
 
 from __future__ import annotations
 
