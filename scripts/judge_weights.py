@@ -166,7 +166,7 @@ def lines(found: dict[str, Any]) -> list[str]:
     made = []
     if "real" in found:
         made += [
-            "| real scan | VS Dice | VS ASSD, mm | VS, mL | cochlea right, left, mm3 | uncertainty |",
+            "| real scan | VS Dice | VS ASSD, mm | VS, mL | cochlea right, left of the middle, mm3 | uncertainty |",
             "|---|---|---|---|---|---|",
         ]
         for case, row in found["real"].items():

@@ -236,3 +236,11 @@ def reviewer(served: Served) -> Any:
     """The client of 3D Slicer's MONAI Label Reviewer module."""
     module = slicer_module("MONAILabelReviewer/MONAILabelReviewerLib/MonaiServerREST.py")
     return module.MonaiServerREST(served.url)
+
+
+@pytest.fixture(scope="module")
+def app_folder(repository: Path) -> Iterator[None]:
+    """Let ``lib`` be imported as MONAI Label does, from the app's folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(repository / "apps" / "crossmoda_label"))
+        yield

@@ -24,12 +24,7 @@ from starlette.testclient import TestClient
 from crossmoda.errors import CrossmodaError
 from crossmoda.self_training.review_access import add_user
 
-
-@pytest.fixture(scope="module", autouse=True)
-def app_folder(repository: Path) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(repository / "apps" / "crossmoda_label"))
-        yield
+pytestmark = pytest.mark.usefixtures("app_folder")
 
 
 def part(name: str) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +30,7 @@ class FakeStore:
         return self.infos
 
 
-@pytest.fixture(scope="module", autouse=True)
-def app_folder(repository: Path) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(repository / "apps" / "crossmoda_label"))
-        yield
+pytestmark = pytest.mark.usefixtures("app_folder")
 
 
 def task(name: str) -> Any:

@@ -31,11 +31,7 @@ PEOPLE = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def app_folder(repository: Path) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(repository / "apps" / "crossmoda_label"))
-        yield
+pytestmark = pytest.mark.usefixtures("app_folder")
 
 
 @pytest.fixture

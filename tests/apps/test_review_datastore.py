@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,7 @@ from .conftest import AFFINES, SHAPE, STRUCTURES, blocks, save_nifti
 CASES = list(AFFINES)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def app_folder(repository: Path) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(repository / "apps" / "crossmoda_label"))
-        yield
+pytestmark = pytest.mark.usefixtures("app_folder")
 
 
 @pytest.fixture

@@ -113,7 +113,7 @@ def teacher_cases(folder: str | Path) -> list[dict[str, Any]]:
     """Return a folder's cases as a training's items: ``tissue_map`` (file), ``affine``, ``counts``, ``centres``.
 
     Raises:
-        CrossmodaError: there are no maps, or one is missing.
+        CrossmodaError: there are no maps, one is missing, or one's axes do not point to the right, front and top.
     """
     path = Path(folder) / DESCRIPTION
     if not path.exists():
@@ -126,6 +126,9 @@ def teacher_cases(folder: str | Path) -> list[dict[str, Any]]:
         file = Path(folder) / f"{name}.npy"
         if not file.exists():
             raise CrossmodaError(f"{file} is missing; make the maps again")
+        linear = np.array(case["affine"])[:3, :3]
+        if not np.array_equal(linear, np.diag(np.diag(linear))) or np.diag(linear).min() <= 0:
+            raise CrossmodaError(f"{file}: its axes are not R, A, S, as patches take them to be; make the maps again")
         cases.append({"tissue_map": str(file), "case": name, "site": "teacher", "view": "", "weight": 1.0}
                      | {key: case[key] for key in ("shape", "affine", "counts", "centres")})  # fmt: skip
     return cases

@@ -99,3 +99,14 @@ def test_what_cannot_be_is_refused_in_one_line(folder: Path, tmp_path: Path) -> 
     (tmp_path / bank.DESCRIPTION).write_text(json.dumps(description))
     with pytest.raises(CrossmodaError, match=r"teacher_00000\.npy is missing"):
         teacher_cases(tmp_path)
+
+
+@pytest.mark.parametrize("flip", [(-1, 1, 1), (1, 1, -1)])
+def test_a_map_of_flipped_axes_is_refused(folder: Path, tmp_path: Path, flip: tuple[int, int, int]) -> None:
+    description = json.loads((folder / bank.DESCRIPTION).read_text())
+    for name, case in description["cases"].items():
+        (tmp_path / f"{name}.npy").symlink_to(folder / f"{name}.npy")
+        case["affine"] = (np.array(case["affine"]) @ np.diag([*flip, 1])).tolist()
+    (tmp_path / bank.DESCRIPTION).write_text(json.dumps(description))
+    with pytest.raises(CrossmodaError, match="axes are not R, A, S"):
+        teacher_cases(tmp_path)
