@@ -1,13 +1,17 @@
 """The ablation of the synthetic teacher and the judging of weights, as commands, on a few thousand voxels."""
 
+import importlib
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+
+from crossmoda.data.volumes import Volume
 
 REPOSITORY = Path(__file__).parents[1]
 KEPT = ("whole", "plain patients")
@@ -61,3 +65,17 @@ def test_weights_are_judged_on_synthetic_scans_alone_where_no_real_ones_are(abla
     table = (output / "judging" / "judged.md").read_text()
     assert "| ukm |" in table
     assert "Spearman" in table
+
+
+@pytest.mark.parametrize("flip", [(1, 1, 1), (-1, 1, 1), (-1, -1, 1)])
+def test_sides_are_the_patients_however_the_file_stores_its_axes(flip, monkeypatch):
+    monkeypatch.syspath_prepend(str(REPOSITORY / "scripts"))
+    judge = importlib.import_module("judge_weights")
+    upright = np.zeros((20, 16, 8), np.uint8)  # RAS: the first half is the patient's left
+    upright[2:6, 4:8, 2:4] = 2  # 32 voxels of 1.5 mm3
+    upright[14:16, 4:8, 2:4] = 2  # 16
+    upright[14:18, 10:12, 2:4] = 1
+    stored = upright[:: flip[0], :: flip[1], :: flip[2]]
+    affine = np.diag([*np.multiply(flip, (1.0, 1.0, 1.5)), 1.0])
+    found = judge.volumes(Volume(stored, affine))
+    assert found == {"vs_ml": 0.024, "cochlea_left_mm3": 48.0, "cochlea_right_mm3": 24.0}
