@@ -74,7 +74,7 @@ def judged(tmp_path_factory):
 def workflow(configs, maps, judged, output, **settings):
     return workflow_of(
         configs,
-        ["train", "variant_synthetic_teacher"],
+        ["train", "teacher_patches", "variant_synthetic_teacher"],
         "train",
         teacher_dir=str(maps),
         dataset_dir=str(judged),
@@ -159,7 +159,7 @@ def test_real_cases_are_learnt_beside_the_teacher(configs, maps, judged, tmp_pat
     path.write_text(json.dumps(datalist))
     made = workflow_of(
         configs,
-        ["train", "variant_beside_teacher"],
+        ["train", "teacher_patches", "variant_beside_teacher"],
         "train",
         teacher_dir=str(maps),
         dataset_dir=str(path),

@@ -10,9 +10,14 @@ from crossmoda.data.phantom.acquisition import add_rician_noise, bias_field
 TEXTURE_MM = (0.5, 5.0)  # size of the grains that tissues are made of
 
 
-def grains(shape: tuple[int, ...], spacing_mm: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return smooth noise (X, Y, Z), float32, about unit variance, of grains of a drawn size in mm."""
-    size = float(np.exp(rng.uniform(*np.log(TEXTURE_MM))))
+def grains(
+    shape: tuple[int, ...],
+    spacing_mm: np.ndarray,
+    rng: np.random.Generator,
+    size_mm: tuple[float, float] = TEXTURE_MM,
+) -> np.ndarray:
+    """Return smooth noise (X, Y, Z), float32, about unit variance, of grains of a size drawn from a range in mm."""
+    size = float(np.exp(rng.uniform(*np.log(size_mm))))
     coarse = np.maximum(np.ceil(np.asarray(shape) * spacing_mm / max(size, 1e-3)).astype(int), 2)
     coarse = np.minimum(coarse, shape)
     field = rng.standard_normal(tuple(coarse), np.float32)

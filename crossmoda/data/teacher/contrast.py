@@ -17,7 +17,7 @@ from crossmoda.data.teacher.tissue_maps import TISSUE_GROUPS, TISSUE_NAMES
 
 CENTRES: dict[str, Tissue] = {name: found.centre for name, found in TISSUES.items()} | ADDED_TISSUES
 WIDE = ("tumour_dense", "tumour_loose", "cyst", "lesion", "mucosa", "gland", "fat", "marrow", "dura")
-GRAINY = ("tumour_dense", "tumour_loose", "fat", "marrow", "muscle", "gland", "mucosa", "lesion")
+GRAINY = ("tumour_dense", "tumour_loose", "fat", "marrow", "muscle", "gland", "mucosa", "lesion", "vein")
 BLOOD = ("artery", "vein")
 
 

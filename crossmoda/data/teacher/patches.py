@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from crossmoda.data.phantom.shapes import rotation
 from crossmoda.data.teacher.acquisition import draw_acquisition, grains
+from crossmoda.data.teacher.clutter import add_clutter
 from crossmoda.data.teacher.contrast import Contrast, draw_contrast, expected_statistics
 from crossmoda.data.teacher.tissue_maps import FIRST, LABEL, LABELS, SECOND, SHARE, WHOLE, group_numbers
 from crossmoda.errors import CrossmodaError
@@ -45,6 +46,7 @@ class RandTissuePatchd(RandomizableTransform):
         bend_every_mm: see ``bend_mm``.
         random_share: of contrasts without any rule, see ``draw_contrast``.
         faults: whether scanners have faults, see ``draw_acquisition``.
+        clutter: whether bone and soft tissue outside the brain are uneven, see ``add_clutter``.
 
     Raises:
         CrossmodaError: an unknown structure.
@@ -65,6 +67,7 @@ class RandTissuePatchd(RandomizableTransform):
         bend_every_mm: float = 16.0,
         random_share: float = 0.35,
         faults: bool = True,
+        clutter: bool = True,
     ) -> None:
         super().__init__(prob=1.0)
         unknown = [name for name in structures if name not in CHANNELS]
@@ -76,7 +79,7 @@ class RandTissuePatchd(RandomizableTransform):
         self.ratios = np.array(ratios, float) / np.sum(ratios)
         self.rotate_deg, self.scale, self.shear = np.array(rotate_deg, float), scale, shear
         self.bend_mm, self.bend_every_mm = bend_mm, bend_every_mm
-        self.random_share, self.faults = random_share, faults
+        self.random_share, self.faults, self.clutter = random_share, faults, clutter
         self.groups = group_numbers()
 
     def __call__(self, data: Mapping[Any, Any]) -> dict[Hashable, Any]:
@@ -149,6 +152,8 @@ class RandTissuePatchd(RandomizableTransform):
         signal = share * contrast.signal[first] + (1 - share) * contrast.signal[second]
         amplitude = share * contrast.texture[first] + (1 - share) * contrast.texture[second]
         signal = np.maximum(signal + amplitude * grains(signal.shape, spacing, rng), 0)
+        if self.clutter:
+            signal = add_clutter(signal, share, first, second, contrast, spacing, rng)
         return draw_acquisition(signal, mean, rng, self.faults)
 
     def _label(self, label: np.ndarray, grid: torch.Tensor) -> np.ndarray:

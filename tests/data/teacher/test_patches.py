@@ -10,6 +10,7 @@ import pytest
 
 from crossmoda.data.teacher import RandTissuePatchd
 from crossmoda.data.teacher.acquisition import grains, with_ghost
+from crossmoda.data.teacher.clutter import add_clutter
 from crossmoda.data.teacher.contrast import Contrast, draw_contrast, expected_statistics
 from crossmoda.data.teacher.tissue_maps import TISSUE_NAMES
 from crossmoda.errors import CrossmodaError
@@ -136,6 +137,40 @@ def test_fluid_is_brighter_than_brain_under_every_sequence_and_not_under_every_o
     without = [draw_contrast(np.random.default_rng(seed), 1.0).signal for seed in range(60)]
     assert all(signal[fluid] > 1.3 * signal[brain] for signal in by_rule)
     assert 15 < sum(signal[fluid] > signal[brain] for signal in without) < 45
+
+
+def test_clutter_changes_bone_and_leaves_brain_fluid_and_tumour_alone() -> None:
+    names = ["bone", "white", "csf", "tumour_dense"]
+    first = np.repeat(np.array([TISSUE_NAMES.index(name) for name in names], np.uint8), 20)[:, None, None]
+    first = np.broadcast_to(first, (80, 24, 12))
+    share = np.ones(first.shape, np.float32)
+    contrast = draw_contrast(np.random.default_rng(0), 0.0)
+    plain = contrast.signal[first]
+    changed = []
+    for seed in range(12):
+        found = add_clutter(
+            plain, share, first, first, contrast, np.array([0.8, 0.8, 1.5]), np.random.default_rng(seed)
+        )
+        np.testing.assert_array_equal(found[20:], plain[20:])
+        assert 0 <= found.min() <= found.max() <= contrast.signal.max()
+        changed.append((found[:20] != plain[:20]).mean())
+    assert sum(share == 0 for share in changed) < 8  # one draw of three has no layer, and a zone may miss the region
+    assert 0.1 < np.mean(changed) < 0.6
+
+
+def test_clutter_fills_the_part_of_a_voxel_that_is_bone() -> None:
+    bone, fluid = (np.full((16, 16, 8), TISSUE_NAMES.index(name), np.uint8) for name in ("bone", "csf"))
+    contrast = draw_contrast(np.random.default_rng(1), 0.0)
+    signal = np.full(bone.shape, 10.0, np.float32)
+    quarter = np.full(bone.shape, 0.25, np.float32)
+    whole = np.ones(bone.shape, np.float32)
+    for seed in range(8):
+        part = add_clutter(signal, quarter, bone, fluid, contrast, np.ones(3), np.random.default_rng(seed))
+        rest = add_clutter(signal, 1 - quarter, fluid, bone, contrast, np.ones(3), np.random.default_rng(seed))
+        np.testing.assert_allclose(part, rest, rtol=1e-6)  # whichever of the two comes first
+        if (part != signal).any():
+            full = add_clutter(signal, whole, bone, fluid, contrast, np.ones(3), np.random.default_rng(seed))
+            assert np.abs(part - signal).max() < np.abs(full - signal).max()
 
 
 def test_grains_have_unit_variance_and_a_ghost_is_a_shifted_copy() -> None:

@@ -1,0 +1,48 @@
+"""What fills bone and the soft tissue outside the skull unevenly: cells, trabeculae, strands, small vessels."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from crossmoda.data.teacher.acquisition import grains
+from crossmoda.data.teacher.contrast import Contrast
+from crossmoda.data.teacher.tissue_maps import TISSUE_NAMES
+
+CLUTTERED = ("air", "bone", "marrow", "fat", "muscle", "gland", "mucosa", "vein")
+ZONE_MM = (12.0, 40.0)  # size of the parts of a scan that have any
+PIECE_MM = (0.8, 5.0)
+MOST_LAYERS = 2
+
+
+def add_clutter(
+    signal: np.ndarray,
+    share: np.ndarray,
+    first: np.ndarray,
+    second: np.ndarray,
+    contrast: Contrast,
+    spacing_mm: np.ndarray,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Return the signal with pieces of another brightness wherever a voxel's tissue is one of ``CLUTTERED``.
+
+    A real mastoid, skull base or neck has hundreds of pieces that no map draws one by one. A network that never saw
+    any takes them for a tumour. There are none to ``MOST_LAYERS`` layers, each of one brightness.
+
+    Args:
+        signal: (X, Y, Z), at least 0.
+        share: of the first tissue in each voxel, 0 to 1.
+        first: number of each voxel's commonest tissue.
+        second: number of its second.
+        contrast: of the scan; no piece is brighter than its brightest tissue.
+        spacing_mm: of the voxels.
+        rng: the only source of randomness.
+    """
+    may = np.isin(np.arange(len(TISSUE_NAMES)), [TISSUE_NAMES.index(name) for name in CLUTTERED]).astype(np.float32)
+    room = share * may[first] + (1 - share) * may[second]
+    for _ in range(int(rng.integers(MOST_LAYERS + 1))):
+        level = float(rng.uniform(0, 1)) * float(contrast.signal.max())
+        zone = grains(signal.shape, spacing_mm, rng, ZONE_MM) > rng.normal(0, 0.3)
+        field = grains(signal.shape, spacing_mm, rng, PIECE_MM)
+        pieces = zone & (field > field.std() * rng.uniform(-0.5, 1.5))
+        signal = signal + pieces * room * (np.float32(level) - signal)
+    return signal
