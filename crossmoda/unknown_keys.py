@@ -269,7 +269,10 @@ def _references(value: Any, place: str) -> Iterator[tuple[str, str]]:
         names = list(ReferenceResolver.match_refs_pattern(text))
         if text.startswith(MACRO_KEY):
             file, name = ConfigParser.split_path_id(text[len(MACRO_KEY) :])
-            names += [] if file else [name]
+            if file:  # what is fetched from there refers to keys here
+                yield from _references(_at(_content_of(file), name), place)
+            else:
+                names.append(name)
         yield from ((place, name) for name in names)
 
 

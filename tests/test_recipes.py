@@ -6,14 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from monai.bundle import ConfigParser
 from support import LOOP, TINY_SIZES, planned, recorded
 
 from crossmoda.data.datalist import load_datalist, save_datalist
 from crossmoda.data.volumes import read_volume, same_grid
+from crossmoda.engines import save_weights
 from crossmoda.errors import CrossmodaError
 from crossmoda.files import read_json
 from crossmoda.self_training import SelfTrainingLoop
 from crossmoda.self_training.bundles import make_workflow, run_workflow
+from crossmoda.self_training.work import describe
 
 CONFIGS = LOOP.parents[2] / "configs"
 WITHOUT_NNUNET = ("wu2021", "chen2023", "best")
@@ -109,6 +112,40 @@ def test_a_recipe_fits_together(recipe: str, profile: str | None, tiny_dataset: 
     loop.work.dataset_file.parent.mkdir(exist_ok=True)
     save_datalist(loop.work.dataset_file, load_datalist(tiny_dataset))
     loop.require_fit()
+
+
+@pytest.fixture(scope="module")
+def small_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return random weights of a small network of the segmentation bundle, as a file with its sidecar."""
+    parser = ConfigParser()
+    parser.read_config(str(LOOP.parents[1] / "vs_cochlea_hrt2_segmentation" / "configs" / "inference.yaml"))
+    parser.update({"network_def::filters": GIVEN["network_def::filters"]})
+    path = tmp_path_factory.mktemp("given") / "model.pt"
+    save_weights(parser.get_parsed_content("network_def"), path, {"structures": ["vs", "cochlea"]})
+    return path
+
+
+GIVEN = {"network_def::filters": [4, 4, 4, 4], "patch_size": [32, 24, 12], "crop_size": [40, 36]}
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipe_may_start_from_given_weights(
+    recipe: str, small_weights: Path, tiny_dataset: Path, tmp_path: Path
+) -> None:
+    if recipe not in WITHOUT_NNUNET:
+        pytest.importorskip("nnunetv2")
+    files = [*recipe_files(recipe), CONFIGS / "start_from_weights.yaml"]
+    own: dict[str, Any] = {"first_weights": str(small_weights), "first_weights_settings": GIVEN, **TWO_CLASSES}
+    places = {"dataset_dir": str(tiny_dataset), "output_dir": str(tmp_path)}
+    loop = make_workflow(files, "train", **places, **own).parser.get_parsed_content("train::trainer")
+    save_datalist(loop.work.dataset_file, load_datalist(tiny_dataset))
+    loop.require_fit()
+    without = loop_of(recipe, tiny_dataset, tmp_path, **TWO_CLASSES)
+    assert list(loop.methods.of(0).segmenter.train_overlays) == ["variant_given_weights.yaml"]
+    last = loop.max_epochs - 1
+    assert describe(loop.methods.of(last).segmenter) == describe(without.methods.of(last).segmenter)
+    built = ConfigParser(loop.described()).get_parsed_content("trainer::first_segmenter")
+    assert describe(built) == describe(loop.methods.of(0).segmenter)
 
 
 def test_a_member_that_learns_from_augmented_scans_needs_blending(tiny_dataset: Path, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ READ_BY_COMMANDS = {
 }
 CONFIGS = BUNDLES.parent / "configs"
 RECIPES = sorted(path.stem for path in CONFIGS.glob("*.yaml") if path.stem not in READ_BY_COMMANDS)
+RECIPES_OF_PAPERS = sorted(name for name in RECIPES if name[-4:].isdigit())
 PROFILES = sorted(path.stem for path in (CONFIGS / "profiles").glob("*.yaml"))
 # Overlays that go after others, which their first line names.
 AFTER = {
@@ -136,6 +137,24 @@ NEW = [
 @pytest.mark.parametrize("content", NEW)
 def test_a_new_key_that_something_reads_is_right(content: str, tmp_path: Path) -> None:
     require_known_keys([SELF_TRAINING / "train.yaml", written(tmp_path, content)])
+
+
+def test_what_another_file_s_content_refers_to_is_right(tmp_path: Path) -> None:
+    fetched = tmp_path / "fetched.yaml"
+    fetched.write_text("settings: {patch_size: '@sizes'}\n")
+    content = f"sizes: [1, 2]\nsegmenter_settings: '%{fetched}::settings'"
+    require_known_keys([SELF_TRAINING / "train.yaml", written(tmp_path, content)])
+    with pytest.raises(CrossmodaError, match="no such key 'sizez'"):
+        require_known_keys([SELF_TRAINING / "train.yaml", written(tmp_path, content.replace("sizes: ", "sizez: "))])
+
+
+@pytest.mark.parametrize("recipe", [*RECIPES_OF_PAPERS, "best"])
+@pytest.mark.parametrize("profile", [None, "cpu_small"])
+def test_every_recipe_may_start_from_weights(recipe: str, profile: str | None) -> None:
+    further = [CONFIGS / "profiles" / f"{profile}.yaml"] if profile else []
+    require_known_keys(
+        [SELF_TRAINING / "train.yaml", CONFIGS / f"{recipe}.yaml", *further, CONFIGS / "start_from_weights.yaml"]
+    )
 
 
 NNUNET = [SEGMENTATION / "train.yaml", SEGMENTATION / "nnunet.yaml"]

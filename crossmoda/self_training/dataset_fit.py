@@ -114,7 +114,7 @@ def require_patients_for_folds(loop: SelfTrainingLoop, dataset_dir: str | Path) 
     for anchors in [handler for handler in loop.handlers if isinstance(handler, Anchors)]:
         for name, (known, real) in anchors.taught(loop).items():
             patients = {"source": {item["case"] for item in known}, "target": {item["case"] for item in real}}
-            for training in trainings[0]:
+            for training in folded_trainings(loop.work.segmenter):
                 training.require(patients, f"{dataset_dir}: the anchor {name}, which anchors: false leaves out,")
 
 

@@ -79,6 +79,8 @@ class SelfTrainingLoop(Engine):
         target_view: a translator that renders hrT2 scans for the segmenter of round 0, which then learns and predicts
             in the domain of the views (ceT1 in card A). Further rounds see the scans as they are.
         later_rounds: what rounds do otherwise than round 0, from some round on.
+        first_segmenter: of round 0 alone, such as one that takes given weights instead of training; the rounds after it
+            are those of ``segmenter``. None trains ``segmenter`` in round 0 too.
         scheduler: of a Dask cluster whose workers do the steps, independent ones at the same time: its address, or its
             ``--scheduler-file``; None does one after another here.
     """
@@ -101,6 +103,7 @@ class SelfTrainingLoop(Engine):
         blending: TumourBlending | None = None,
         target_view: BundleUse | None = None,
         later_rounds: Sequence[FromRound] = (),
+        first_segmenter: BundleUse | None = None,
         scheduler: str | None = None,
     ) -> None:
         super().__init__(lambda engine, batch: self._round(engine.state.epoch - 1))
@@ -124,7 +127,8 @@ class SelfTrainingLoop(Engine):
             target_view=target_view,
             launcher=launcher_for(scheduler, Path(output_dir)),
         )
-        self.methods = RoundMethods(RoundMethod(segmenter, tuple(rules)), tuple(later_rounds))
+        start = None if first_segmenter is None else RoundMethod(first_segmenter, ())
+        self.methods = RoundMethods(RoundMethod(segmenter, tuple(rules)), tuple(later_rounds), start)
         self.logger.setLevel(logging.WARNING)  # ignite's own lines about epochs say less than ours about steps
         self.progress: Progress | None = None  # while it runs
         self.handlers = tuple(train_handlers)
@@ -295,11 +299,12 @@ class SelfTrainingLoop(Engine):
 
     def described(self) -> dict[str, Any]:
         """Return the settings, from which ``load_run`` builds the loop again, versions and machine."""
-        work = self.work
+        work, start = self.work, self.methods.start
         settings = {
             "_target_": "crossmoda.self_training.SelfTrainingLoop",
             "views": {name: describe(view) for name, view in work.views.items()},
             "segmenter": describe(work.segmenter),
+            "first_segmenter": describe(start.segmenter) if start is not None else None,
             "rules": [describe(rule) for rule in work.rules],
             "structures": list(work.structures),
             "max_epochs": self.max_epochs,

@@ -89,12 +89,14 @@ def options_of_round(run: Path, number: int) -> RoundOptions:
 def _options_in(file: Path, modified_ns: int, number: int) -> RoundOptions:
     try:
         settings = yaml.safe_load(file.read_text(encoding="utf-8"))["trainer"]
-        keys = ("segmenter", "rules", "later_rounds")
-        parser = ConfigParser({key: settings.get(key, []) for key in keys})
-        segmenter, rules, changes = (parser.get_parsed_content(key) for key in keys)
+        parser = ConfigParser(
+            {key: settings.get(key) for key in ("segmenter", "rules", "later_rounds", "first_segmenter")}
+        )
+        segmenter, rules, changes, first = (parser.get_parsed_content(key) for key in parser.get())
     except Exception as error:  # whatever YAML, MONAI or a rule's constructor raises
         raise in_one_line(error, f"{file} cannot be read") from error
-    method = RoundMethods(RoundMethod(segmenter, tuple(rules)), tuple(changes)).of(number)
+    start = None if first is None else RoundMethod(first, ())
+    method = RoundMethods(RoundMethod(segmenter, tuple(rules or ())), tuple(changes or ()), start).of(number)
     method.segmenter.require_known_keys("train", str(file))
     return options_of(method)
 
@@ -131,7 +133,7 @@ def with_options(methods: RoundMethods, number: int, options: RoundOptions) -> R
     if (options.highest_uncertainty, options.learn_from) != (now.highest_uncertainty, now.learn_from):
         change = replace(change, rules=_with_limits(method.rules, options, now))
     others = tuple(known for known in methods.changes if known.number != number)
-    return RoundMethods(methods.first, (*others, change))
+    return replace(methods, changes=(*others, change))
 
 
 def _with_limits(rules: Sequence[Rule], options: RoundOptions, now: RoundOptions) -> list[Rule]:

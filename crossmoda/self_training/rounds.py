@@ -75,8 +75,10 @@ class RoundMethods:
     """The methods of all rounds, however many there are.
 
     Args:
-        first: of round 0.
+        first: of round 0, unless ``start`` is, and of all others but for the changes.
         changes: what later rounds do otherwise; in the order of their rounds.
+        start: of round 0 alone; None where it is like the others. Where its network is another one, round 1 makes no warm
+            start.
 
     Raises:
         CrossmodaError: a number is negative, or two changes begin in the same round.
@@ -84,6 +86,7 @@ class RoundMethods:
 
     first: RoundMethod
     changes: tuple[FromRound, ...] = ()
+    start: RoundMethod | None = None
 
     def __post_init__(self) -> None:
         """Put the changes in order; refuse what cannot be."""
@@ -94,12 +97,23 @@ class RoundMethods:
 
     def of(self, number: int) -> RoundMethod:
         """Return the method of a round."""
+        if number == 0 and self.start is not None:
+            return self.start
         method = self.first
         for change in self.changes:
             if change.number <= number:
                 method = method.changed(change)
+        if number == 1 and self.start is not None and method.warm_start:
+            method = replace(method, warm_start=_same_network(self.start.segmenter, method.segmenter))
         return method
 
     def distinct(self) -> dict[int, RoundMethod]:
         """Return the methods by the first round that each is used in."""
-        return {number: self.of(number) for number in sorted({0, *(change.number for change in self.changes)})}
+        begins = {0, *(change.number for change in self.changes), *([] if self.start is None else [1])}
+        return {number: self.of(number) for number in sorted(begins)}
+
+
+def _same_network(a: BundleUse, b: BundleUse) -> bool:
+    """Tell whether two segmenters' trainings define the same network, so that one may begin with the other's weights."""
+    networks = [use.config("train").get("network_def") for use in (a, b)]
+    return networks[0] is not None and networks[0] == networks[1]

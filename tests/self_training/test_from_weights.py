@@ -55,9 +55,9 @@ def places(tmp_path_factory):
 TINY = {
     "crop_size": [40, 36],
     "device": "cpu",
-    "segmenter_sizes": {"dynunet": {**SIZES, "iterations_per_epoch": 2}},
+    "first_weights_settings": {**SIZES, "crop_size": [40, 36]},
+    "segmenter_sizes": {"dynunet": {**SIZES, "iterations_per_epoch": 2, "max_epochs": 1}},
     "segmenter_inference_sizes": {"dynunet": SIZES},
-    "later_rounds::0::train::max_epochs": 1,
     "rules": [],
 }
 

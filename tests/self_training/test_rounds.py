@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import yaml
 from monai.bundle import ConfigParser
@@ -39,6 +42,26 @@ def test_shared_settings_change_training_and_inference_alike_and_others_stay() -
     assert last.train_overlays == ["a.yaml"]  # None keeps them
     assert last.inference_overlays == []  # an empty list takes them away
     assert SEGMENTER.train["max_epochs"] == 5
+
+
+def test_a_start_is_of_round_0_alone() -> None:
+    given = RoundMethod(replace(SEGMENTER, train_overlays=["given.yaml"]), FIRST.rules)
+    methods = RoundMethods(FIRST, (FINER,), given)
+    assert [methods.of(number).segmenter.train_overlays for number in range(3)] == [
+        ["given.yaml"],
+        ["a.yaml"],
+        ["a.yaml"],
+    ]
+    assert list(methods.distinct()) == [0, 1, 3]
+    assert methods.of(3) == RoundMethods(FIRST, (FINER,)).of(3)
+
+
+@pytest.mark.parametrize(("filters", "warm"), [([4, 4, 4, 4], True), ([4, 4, 4, 8], False)])
+def test_round_1_makes_a_warm_start_from_the_network_that_it_trains_alone(filters: list[int], warm: bool) -> None:
+    root = Path(__file__).parents[2] / "bundles" / "vs_cochlea_hrt2_segmentation"
+    own, other = (BundleUse(root, train={"network_def::filters": value}) for value in ([4, 4, 4, 4], filters))
+    methods = RoundMethods(RoundMethod(own, ()), (FromRound(1, warm_start=True),), RoundMethod(other, ()))
+    assert [methods.of(number).warm_start for number in range(3)] == [False, warm, True]
 
 
 @pytest.mark.parametrize("numbers", [(1, 1), (-1,)])
