@@ -77,8 +77,8 @@ class RoundMethods:
     Args:
         first: of round 0, unless ``start`` is, and of all others but for the changes.
         changes: what later rounds do otherwise; in the order of their rounds.
-        start: of round 0 alone; None where it is like the others. Where its network is another one, round 1 makes no warm
-            start.
+        start: of round 0 alone; None where it is like the others. Where its network is another one, round 1 makes no
+            warm start.
 
     Raises:
         CrossmodaError: a number is negative, or two changes begin in the same round.
@@ -114,6 +114,6 @@ class RoundMethods:
 
 
 def _same_network(a: BundleUse, b: BundleUse) -> bool:
-    """Tell whether two segmenters' trainings define the same network, so that one may begin with the other's weights."""
+    """Tell whether two segmenters train the same network, so that one may begin with the other's weights."""
     networks = [use.config("train").get("network_def") for use in (a, b)]
     return networks[0] is not None and networks[0] == networks[1]
