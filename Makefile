@@ -1,6 +1,6 @@
 # One command for each thing; all of them set up .venv first, once.
 #   make demo    phantom dataset -> the whole loop -> runs/demo/report.html
-#   make serve   MONAI Label on runs/demo at 127.0.0.1:8000, ready for 3D Slicer
+#   make serve   MONAI Label on runs/demo at 127.0.0.1:8000, ready for 3D Slicer; SCANS=FOLDER serves your own hrT2 scans
 #   make test    the test-suite          make bench   the benchmarks, as a table
 #   make lint    ruff and mypy           make lock    requirements.lock from pyproject.toml
 
@@ -21,6 +21,7 @@ UV := .bootstrap/bin/uv
 STAMP := $(VENV)/.installed
 DEMO := runs/demo
 DEMO_DATA := runs/demo_data
+MINE ?= runs/mine
 
 .PHONY: help demo test serve bench lint lock setup clean
 
@@ -44,7 +45,7 @@ demo: $(STAMP)
 	$(RUN) -m crossmoda demo $(DEMO) --dataset $(DEMO_DATA)
 
 serve: $(STAMP)
-	$(RUN) -m crossmoda serve $(DEMO)
+	$(RUN) -m crossmoda serve $(if $(SCANS),"$(MINE)" --scans "$(SCANS)",$(DEMO))
 
 # A process a core, up to four, each with the tests of whole files, on one thread: threads of several processes wait for one another.
 test: $(STAMP)

@@ -253,17 +253,14 @@ class Commands:
             port: to listen on.
             host: address to listen on; the default is this machine alone.
             dicomweb: address of the archive's DICOMweb server, http://HOST:PORT/dicom-web. RUN/review then mirrors it.
-            scans: a folder of hrT2 scans of your own. RUN, a new folder, labels them with the weights in the
-                segmentation bundle's models/model.pt (of your own training: none are shipped yet).
+            scans: a folder of hrT2 scans of your own. RUN, a new folder, labels them with the segmentation bundle's own
+                weights, models/model.pt; scans that are added later, when the same command is given again.
         """
         from crossmoda.self_training.review import serve_command
 
         if scans:
-            from crossmoda.self_training.from_weights import begin_run
-
             show_progress()
-            begin_run(run, str(scans))
-        return serve_command(run, port=port, host=host, dicomweb=str(dicomweb))
+        return serve_command(run, port=port, host=host, dicomweb=str(dicomweb), scans=str(scans))
 
     def fetch_series(self, dicomweb: str, folder: str, search: Any = None) -> int:
         """Write MR series of a hospital's archive as hrT2 scans, for a run whose review goes on in that archive.

@@ -22,12 +22,12 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from real_volumes import item, real_folder
-from scipy.stats import spearmanr
 
 from crossmoda.data.datalist import load_datalist, save_datalist
 from crossmoda.data.volumes import Volume, read_volume, spacing_mm, voxel_volume_mm3
 from crossmoda.errors import CrossmodaError, report_in_one_line
 from crossmoda.evaluation.aggregate import evaluate_folder
+from crossmoda.evaluation.calibration import calibration_of
 from crossmoda.evaluation.report.slices import grey_levels, to_ras
 from crossmoda.files import atomic_path, read_json, write_json, write_text
 from crossmoda.labels import COCHLEA, VS
@@ -42,13 +42,20 @@ COLOURS = {VS: "#ff5a5a", COCHLEA: "#41d9ff"}
 SLICES = 6
 
 
-def main(synthetic: str = "", weights: str = WEIGHTS, output_dir: str = "runs/judged", **settings: Any) -> None:
+def main(
+    synthetic: str = "",
+    weights: str = WEIGHTS,
+    output_dir: str = "runs/judged",
+    record: bool = False,
+    **settings: Any,
+) -> None:
     """Predict, score, draw and print.
 
     Args:
         synthetic: a phantom dataset whose validation cases judge; none by default.
         weights: of the segmenter; the bundle's own by default.
         output_dir: for predictions, judged.md, judged.json and pictures.
+        record: write how well uncertainty foretells error into the weights' model.json, where reports look for it.
         settings: further keys of the bundle's inference.yaml.
     """
     output, real = Path(output_dir), real_folder()
@@ -62,6 +69,9 @@ def main(synthetic: str = "", weights: str = WEIGHTS, output_dir: str = "runs/ju
     if synthetic:
         found["synthetic"] = judge_synthetic(Path(synthetic), output / "synthetic", weights, settings)
     write_json(output / "judged.json", found)
+    if record and "synthetic" in found:
+        sidecar = Path(weights).with_suffix(".json")
+        write_json(sidecar, read_json(sidecar) | {"calibration": found["synthetic"]["calibration"]})
     write_text(output / "judged.md", "\n".join(lines(found)) + "\n")
     print("\n" + "\n".join(lines(found)) + f"\n\nwritten: {output}/judged.md, judged.json")
 
@@ -123,9 +133,10 @@ def judge_synthetic(dataset: Path, output: Path, weights: str, settings: dict[st
     sites = {entry["case"]: entry["site"] for entry in datalist["validation"]}
     scores = evaluate_folder(predictions, cases, NUMBERS, dict(datalist["labels"]), sites=sites)
     uncertain = read_json(output / "uncertainty" / "uncertainty.json")
-    error = {case["case"]: 1 - np.mean([case[name]["dice"] for name in NUMBERS]) for case in scores["cases"]}
-    ranked = spearmanr([uncertain[case] for case in error], list(error.values()))
-    return {"scores": scores, "spearman": float(ranked.statistic), "p": float(ranked.pvalue)}
+    measured_on = f"{len(cases)} synthetic scans of {len(set(sites.values()))} sites that no training has seen"
+    calibration = calibration_of(uncertain, scores["cases"], list(NUMBERS), measured_on)
+    return {"scores": scores, "calibration": None if calibration is None else calibration.as_json(),
+            "spearman": float("nan") if calibration is None else calibration.spearman}  # fmt: skip
 
 
 def draw(path: Path, scan: Volume, label: Volume, truth: Volume | None) -> None:

@@ -397,6 +397,7 @@ def serve_command(
     host: str = "127.0.0.1",
     studies: str | Path | None = None,
     dicomweb: str = "",
+    scans: str | Path = "",
 ) -> int:
     """Publish a run's pseudo-labels and serve them to 3D Slicer until interrupted; return the exit status.
 
@@ -407,10 +408,12 @@ def serve_command(
         studies: the folder to serve, by default ``run/review``.
         dicomweb: address of a DICOMweb server whose series are served instead of the run's own scans; the folder
             mirrors it.
+        scans: hrT2 scans that a new run labels with given weights before it is served (``begin_run``).
 
     Raises:
         CrossmodaError: MONAI Label is not installed, the port is taken, the run has no finished round, the folder holds
-            scans from elsewhere, or the host is another than this machine and nobody would be asked for a password.
+            scans from elsewhere, or the host is another than this machine and nobody would be asked for a password;
+            with ``scans``, as ``begin_run``.
     """
     if find_spec("monailabel") is None:
         raise CrossmodaError("monailabel: not installed; install the project with its 'label' extra (make demo does)")
@@ -418,6 +421,10 @@ def serve_command(
     folder = Path(studies).resolve() if studies else run / "review"
     require_safe_host(host, folder)
     _require_free(host, port)
+    if scans:
+        from crossmoda.self_training.from_weights import begin_run  # what a server never needs
+
+        begin_run(run, scans)
     if dicomweb:
         _take_folder(run, folder, dicomweb)
         print(f"Series of {dicomweb} are fetched into {folder}; the viewer OHIF: http://{host}:{port}/ohif/")

@@ -22,6 +22,7 @@ TINY = {
     "max_epochs": 2,
     "iterations_per_epoch": 2,
     "val_interval": 2,
+    "num_workers": 0,
 }
 LABELLED = (slice(10, 22), slice(12, 22), slice(5, 11))
 

@@ -20,7 +20,7 @@ from crossmoda.evaluation.report.panels import draw_panel, focus, middle
 from crossmoda.evaluation.report.pictures import by_uncertainty, case_strips, ranked_cases
 from crossmoda.evaluation.report.run_folder import RunFolder
 from crossmoda.evaluation.report.slices import AXIAL, to_ras, window_about
-from crossmoda.files import write_json
+from crossmoda.files import read_json, write_json
 
 SMALL: dict[str, Any] = {"shape": (40, 36, 8), "sources": 1, "targets": 1, "validations": 2}
 VOID = {"meta", "input", "br", "image", "path", "line", "use", "circle", "rect"}
@@ -107,6 +107,35 @@ def test_the_most_uncertain_case_comes_first_with_its_status(page: str, finished
     assert section.index(f"1. {finished_run.targets[0]}") < section.index(f"2. {finished_run.targets[1]}")
     assert "corrected" in section
     assert "flagged" in section
+
+
+def test_how_far_uncertainty_can_be_trusted_is_said_not_to_be_known(page: str) -> None:
+    assert "How far this uncertainty can be trusted is not known" in page
+    assert "expected Dice" not in page
+
+
+def test_how_sure_the_model_is_is_measured_on_the_validation_scans(make_run: Callable[..., Any]) -> None:
+    run = make_run(**{**SMALL, "validations": 6})
+    number = read_json(run.path / "current.json")["round"]
+    cases = read_json(run.path / f"round_{number}" / "metrics.json")["cases"]
+    dice = {case["case"]: (case["vs"]["dice"] + case["cochlea"]["dice"]) / 2 for case in cases}
+    file = run.path / f"round_{number}" / "uncertainty" / "uncertainty.json"
+    write_json(file, read_json(file) | {case: (1 - value) / 2 for case, value in dice.items()})
+    text = write_report(run.path).read_text()
+    assert "the validation scans of this run, whose truth is known (6)" in text
+    assert "uncertainty and error 1.00" in text
+    first = text[text.index(f"1. {run.targets[0]}") :]  # of uncertainty 0.9, beyond all that were measured
+    assert re.search(r"expected Dice <b>([\d.]+)</b>", first)[1] == f"{min(dice.values()):.2f}"  # type: ignore[index]
+
+
+def test_given_weights_bring_what_was_measured_with_them(make_run: Callable[..., Any]) -> None:
+    run = make_run(**SMALL)
+    current = read_json(run.path / "current.json")
+    write_json(run.path / "current.json", current | {"segmenter": "round_1/segmenter/model.pt"})
+    measured = {"uncertainty": [0.1, 0.2, 0.3], "dice": [0.9, 0.8, 0.7], "measured_on": "3 scans of elsewhere"}
+    write_json(run.path / "round_1" / "segmenter" / "model.json", {"given": {"training": {"calibration": measured}}})
+    text = write_report(run.path).read_text()
+    assert "Measured on 3 scans of elsewhere (3)" in text
 
 
 def test_seed_versions_and_step_times_are_told(page: str) -> None:

@@ -1,6 +1,7 @@
 """A run that begins with given weights, on unlabelled hrT2 alone (configs/from_weights.yaml)."""
 
 import json
+import shutil
 from pathlib import Path
 
 import nibabel as nib
@@ -107,8 +108,19 @@ def test_scans_at_hand_become_a_run_that_can_be_reviewed(places, tmp_path, monke
     current = json.loads((tmp_path / "mine" / "current.json").read_text())
     assert current["round"] == 0
     assert publish(tmp_path / "mine", tmp_path / "mine" / "review") == 2
-    with pytest.raises(CrossmodaError, match="a run is there already"):
-        begin_run(tmp_path / "mine", places / "scans")
+    before = (tmp_path / "mine" / "round_0" / "segmenter" / "model.pt").stat().st_mtime_ns
+    more = shutil.copytree(places / "scans", tmp_path / "more")
+    shutil.copy(more / "one_hrT2.nii.gz", more / "three_hrT2.nii.gz")
+    begin_run(tmp_path / "mine", more, first_weights=str(places / "model.pt"), **TINY)
+    assert len(list((tmp_path / "mine" / "round_0" / "predictions").glob("*.nii.gz"))) == 3
+    assert (tmp_path / "mine" / "round_0" / "segmenter" / "model.pt").stat().st_mtime_ns == before
+    assert publish(tmp_path / "mine", tmp_path / "mine" / "review") == 3
+
+
+def test_a_run_that_has_gone_on_is_not_begun_anew(places):
+    folder = run(places)
+    with pytest.raises(CrossmodaError, match="round 1 of it is served already"):
+        begin_run(folder, places / "scans")
 
 
 def test_without_weights_it_stops_before_anything_is_done(places, tmp_path, monkeypatch):

@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from crossmoda.evaluation.calibration import Calibration
 from crossmoda.evaluation.comparison import STAGE_NAMES, STAGES
 from crossmoda.labels import COLOURS, FULL_NAMES
 
@@ -157,6 +158,21 @@ def _case_lines(axis: Axes, rounds: Sequence[tuple[int, Mapping[str, Any]]], str
             box = {"boxstyle": "round,pad=0.12", "facecolor": PAPER, "edgecolor": "none", "alpha": 0.85}
             above: dict[str, Any] = {"xytext": (0, 8), "textcoords": "offset points", "va": "bottom", "ha": "center"}
             axis.annotate(f"{mean:.2f}", (place, mean), **above, fontweight="bold", bbox=box, zorder=5)
+
+
+def calibration_chart(calibration: Calibration) -> str:
+    """Return uncertainty against Dice: every scan a point, and what is expected at an uncertainty a line."""
+    known = np.asarray(calibration.uncertainty)
+    along = np.linspace(known.min(), known.max(), 100)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH_INCHES / 2, 3.0), layout="constrained")
+        axis = figure.subplots()
+        axis.plot(along, [calibration.expected_dice(u) for u in along], color=MUTED)
+        axis.scatter(known, calibration.dice, s=22, color=SERIES[0])
+        axis.set_ylim(-0.02, 1.02)
+        axis.set_xlabel("uncertainty")
+        axis.set_ylabel("Dice, mean over structures")
+        return to_svg(figure, "Uncertainty and Dice")
 
 
 def _dice_of(metrics: Mapping[str, Any], case: str, structure: str) -> float:

@@ -147,6 +147,7 @@ class Card:
     weight: float | None
     panels: list[Panel]
     reasons: str = ""
+    expected_dice: float | None = None
 
 
 def by_uncertainty(run: RunFolder) -> list[str]:
@@ -171,6 +172,7 @@ def _card(run: RunFolder, item: dict[str, Any], with_pictures: bool) -> Card:
         weight=item.get("weight", 1.0) if item.get("label") else None,
         panels=_thumbnails(run, item["case"]) if with_pictures else [],
         reasons="; ".join(reasons) if isinstance(reasons, (list, tuple)) else str(reasons),
+        expected_dice=run.calibration.expected_dice(run.uncertainties[item["case"]]) if run.calibration else None,
     )
 
 

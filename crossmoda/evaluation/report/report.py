@@ -12,7 +12,7 @@ from crossmoda.durations import duration_text
 from crossmoda.evaluation.comparison import STAGE_MEANINGS, STAGE_NAMES, STAGES, recovered, stage_files
 from crossmoda.evaluation.metrics import BOUNDARY, METRICS
 from crossmoda.evaluation.report.blending import blended_views
-from crossmoda.evaluation.report.charts import learning_chart, round_chart, stage_chart
+from crossmoda.evaluation.report.charts import calibration_chart, learning_chart, round_chart, stage_chart
 from crossmoda.evaluation.report.panels import KINDS
 from crossmoda.evaluation.report.pictures import (
     Card,
@@ -100,6 +100,8 @@ def _content(run: RunFolder) -> dict[str, Any]:
         "selections": selections(run),
         "effects": EFFECTS,
         "cards": uncertainty_cards(run),
+        "calibration": run.calibration,
+        "calibration_chart": calibration_chart(run.calibration) if run.calibration else "",
         "status_names": STATUS_NAMES,
         "facts": facts(run),
         "configuration": configuration(run),

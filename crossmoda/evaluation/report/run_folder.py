@@ -16,10 +16,11 @@ from crossmoda.data.naming import LABEL_SUFFIX
 from crossmoda.data.volumes import Volume, read_volume
 from crossmoda.errors import CrossmodaError
 from crossmoda.evaluation.aggregate import label_files
+from crossmoda.evaluation.calibration import Calibration, calibration_of
 from crossmoda.evaluation.comparison import rounds_of
 from crossmoda.evaluation.report.slices import to_ras
 from crossmoda.files import read_json
-from crossmoda.labels import EDITION_LABELS, mask_of, model_labels
+from crossmoda.labels import COCHLEA, EDITION_LABELS, VS, mask_of, model_labels
 
 logger = logging.getLogger(__name__)
 
@@ -108,6 +109,22 @@ class RunFolder:
         """Each case's uncertainty, 0 (sure) to 1."""
         path = self.path / self.current["uncertainty"] / "uncertainty.json"
         return dict(read_json(path)) if path.is_file() else {}
+
+    @cached_property
+    def calibration(self) -> Calibration | None:
+        """How well the current model's uncertainty foretells its errors, if that was ever measured.
+
+        On this run's validation scans where their truth is known; else, of given weights that nothing was added to, on
+        the scans that their sidecar tells of.
+        """
+        scored = dict(self.rounds).get(self.current["round"])
+        own = "the validation scans of this run, whose truth is known"
+        if scored and (found := calibration_of(self.uncertainties, scored["cases"], (VS, COCHLEA), own)):
+            return found
+        sidecar = self.path / Path(self.current.get("segmenter", "none")).with_suffix(".json")
+        told = read_json(sidecar) if sidecar.is_file() else {}
+        measured = told.get("given", {}).get("training", {}).get("calibration")
+        return Calibration.from_json(measured) if measured else None
 
     @cached_property
     def image_items(self) -> dict[str, dict[str, Any]]:
