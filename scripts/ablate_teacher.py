@@ -76,7 +76,7 @@ def validation_of_none(dataset: Path, path: Path) -> Path:
 
 def train(folder: Path, maps: Path, datalist: Path, settings: Mapping[str, Any]) -> None:
     """Train, or go on with a training, unless its weights are there."""
-    files = [CONFIGS / f"{name}.yaml" for name in ("train", "teacher_patches", "variant_synthetic_teacher")]
+    files = [CONFIGS / f"{name}.yaml" for name in ("train", "teacher", "variant_synthetic_teacher")]
     if (folder / "model.json").is_file():
         return
     places = {"teacher_dir": str(maps), "dataset_dir": str(datalist), "output_dir": str(folder)}

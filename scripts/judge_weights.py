@@ -14,6 +14,7 @@ import os
 
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # before PyTorch is imported; see the Makefile
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ NUMBERS = {VS: 1, COCHLEA: 2}  # as the bundle writes them
 TRUTH = "truth"
 COLOURS = {VS: "#ff5a5a", COCHLEA: "#41d9ff"}
 SLICES = 6
+MARGIN_MM = 25.0  # of a picture, about what it shows
 
 
 def main(
@@ -146,6 +148,7 @@ def draw(path: Path, scan: Volume, label: Volume, truth: Volume | None) -> None:
     depth = image.array.shape[2]
     shown = found.array > 0 if true is None else (found.array > 0) | true
     levels = np.flatnonzero(shown.any(axis=(0, 1))) if shown.any() else np.arange(depth)
+    window = about(shown, spacing_mm(image.affine))
     chosen = np.unique(levels[np.linspace(0, len(levels) - 1, min(SLICES, len(levels))).round().astype(int)])
     figure = Figure(figsize=(3.4 * len(chosen), 3.2), layout="constrained")
     FigureCanvasAgg(figure)
@@ -153,17 +156,33 @@ def draw(path: Path, scan: Volume, label: Volume, truth: Volume | None) -> None:
     spacing = spacing_mm(image.affine)
     for axes, level in zip(np.atleast_1d(figure.subplots(1, len(chosen))), chosen, strict=True):
         axes.imshow(
-            image.array[..., level].T, cmap="gray", origin="lower", vmin=low, vmax=high, aspect=spacing[1] / spacing[0]
+            image.array[(*window, level)].T,
+            cmap="gray",
+            origin="lower",
+            vmin=low,
+            vmax=high,
+            aspect=spacing[1] / spacing[0],
         )
         for name, number in NUMBERS.items():
-            outline(axes, found.array[..., level] == number, COLOURS[name], "solid")
+            outline(axes, found.array[(*window, level)] == number, COLOURS[name], "solid")
         if true is not None:
-            outline(axes, true[..., level], "#ffe14d", "dashed")
+            outline(axes, true[(*window, level)], "#ffe14d", "dashed")
         axes.invert_xaxis()  # the patient's right on the left
         axes.set_title(f"slice {level + 1} of {depth}", fontsize=8)
         axes.set_axis_off()
     with atomic_path(path) as partial:
         figure.savefig(partial, dpi=75, metadata={"Software": None})
+
+
+def about(shown: np.ndarray, spacing: Sequence[float]) -> tuple[slice, slice]:
+    """Return the window in plane about everything that is shown, with a margin; all of a scan that shows nothing."""
+    found = []
+    for axis in (0, 1):
+        there = np.flatnonzero(shown.any(axis=tuple({0, 1, 2} - {axis})))
+        low, high = (there[0], there[-1]) if there.size else (0, shown.shape[axis])
+        margin = round(MARGIN_MM / spacing[axis])
+        found.append(slice(max(0, int(low) - margin), int(high) + margin + 1))
+    return found[0], found[1]
 
 
 def outline(axes: Any, mask: np.ndarray, colour: str, style: str) -> None:

@@ -31,10 +31,10 @@ PROFILES = sorted(path.stem for path in (CONFIGS / "profiles").glob("*.yaml"))
 AFTER = {
     "crf_agreement.yaml": ["crf.yaml"],
     "mutual_information.yaml": ["uncertainty.yaml"],
-    "variant_beside_teacher.yaml": ["teacher_patches.yaml"],
+    "variant_beside_teacher.yaml": ["teacher.yaml"],
     "variant_fastcut.yaml": ["variant_cut.yaml"],
     "variant_qs_attn.yaml": ["variant_cut.yaml"],
-    "variant_synthetic_teacher.yaml": ["teacher_patches.yaml"],
+    "variant_synthetic_teacher.yaml": ["teacher.yaml"],
 }
 COMBINATIONS = [  # of overlays, as docs and tests use them
     [TRANSLATION, "train", "variant_cut", "variant_plateau"],

@@ -75,7 +75,7 @@ def judged(tmp_path_factory):
 def workflow(configs, maps, judged, output, **settings):
     return workflow_of(
         configs,
-        ["train", "teacher_patches", "variant_synthetic_teacher"],
+        ["train", "teacher", "variant_synthetic_teacher"],
         "train",
         teacher_dir=str(maps),
         dataset_dir=str(judged),
@@ -160,7 +160,7 @@ def test_real_cases_are_learnt_beside_the_teacher(configs, maps, judged, tmp_pat
     path.write_text(json.dumps(datalist))
     made = workflow_of(
         configs,
-        ["train", "teacher_patches", "variant_beside_teacher"],
+        ["train", "teacher", "variant_beside_teacher"],
         "train",
         teacher_dir=str(maps),
         dataset_dir=str(path),
