@@ -304,7 +304,6 @@ class SelfTrainingLoop(Engine):
             "_target_": "crossmoda.self_training.SelfTrainingLoop",
             "views": {name: describe(view) for name, view in work.views.items()},
             "segmenter": describe(work.segmenter),
-            "first_segmenter": describe(start.segmenter) if start is not None else None,
             "rules": [describe(rule) for rule in work.rules],
             "structures": list(work.structures),
             "max_epochs": self.max_epochs,
@@ -317,6 +316,7 @@ class SelfTrainingLoop(Engine):
             "blending": describe(work.blending) if work.blending is not None else None,
             "target_view": describe(work.target_view) if work.target_view is not None else None,
             "later_rounds": [describe(change) for change in self.methods.changes],
+            **({} if start is None else {"first_segmenter": describe(start.segmenter)}),
         }
         resolved = {name: view.config("train") for name, view in trained(work.views).items()}
         description = {
