@@ -36,6 +36,7 @@ AFTER = {
     "variant_qs_attn.yaml": ["variant_cut.yaml"],
     "variant_synthetic_teacher.yaml": ["teacher.yaml"],
 }
+BEFORE = {"teacher.yaml": ["variant_synthetic_teacher.yaml"]}  # that do nothing without another after them
 COMBINATIONS = [  # of overlays, as docs and tests use them
     [TRANSLATION, "train", "variant_cut", "variant_plateau"],
     [TRANSLATION, "train", "variant_cut", "variant_structure_terms"],
@@ -56,7 +57,7 @@ def uses() -> list[Any]:
             first = overlay.read_text().splitlines()[0]
             for base in ("train.yaml", "inference.yaml"):
                 if first.startswith("# Use after") and re.search(rf"\b{base}", first):
-                    names = [base, *AFTER.get(overlay.name, []), overlay.name]
+                    names = [base, *AFTER.get(overlay.name, []), overlay.name, *BEFORE.get(overlay.name, [])]
                     found.append(pytest.param([configs / name for name in names], id=f"{configs.parent.name}/{names}"))
     return found
 
