@@ -14,7 +14,6 @@ import os
 
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # before PyTorch is imported; see the Makefile
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +147,7 @@ def draw(path: Path, scan: Volume, label: Volume, truth: Volume | None) -> None:
     depth = image.array.shape[2]
     shown = found.array > 0 if true is None else (found.array > 0) | true
     levels = np.flatnonzero(shown.any(axis=(0, 1))) if shown.any() else np.arange(depth)
-    window = about(shown, spacing_mm(image.affine))
+    x, y = about(shown, spacing_mm(image.affine))
     chosen = np.unique(levels[np.linspace(0, len(levels) - 1, min(SLICES, len(levels))).round().astype(int)])
     figure = Figure(figsize=(3.4 * len(chosen), 3.2), layout="constrained")
     FigureCanvasAgg(figure)
@@ -156,7 +155,7 @@ def draw(path: Path, scan: Volume, label: Volume, truth: Volume | None) -> None:
     spacing = spacing_mm(image.affine)
     for axes, level in zip(np.atleast_1d(figure.subplots(1, len(chosen))), chosen, strict=True):
         axes.imshow(
-            image.array[(*window, level)].T,
+            image.array[x, y, level].T,
             cmap="gray",
             origin="lower",
             vmin=low,
@@ -164,9 +163,9 @@ def draw(path: Path, scan: Volume, label: Volume, truth: Volume | None) -> None:
             aspect=spacing[1] / spacing[0],
         )
         for name, number in NUMBERS.items():
-            outline(axes, found.array[(*window, level)] == number, COLOURS[name], "solid")
+            outline(axes, found.array[x, y, level] == number, COLOURS[name], "solid")
         if true is not None:
-            outline(axes, true[(*window, level)], "#ffe14d", "dashed")
+            outline(axes, true[x, y, level], "#ffe14d", "dashed")
         axes.invert_xaxis()  # the patient's right on the left
         axes.set_title(f"slice {level + 1} of {depth}", fontsize=8)
         axes.set_axis_off()
@@ -174,7 +173,7 @@ def draw(path: Path, scan: Volume, label: Volume, truth: Volume | None) -> None:
         figure.savefig(partial, dpi=75, metadata={"Software": None})
 
 
-def about(shown: np.ndarray, spacing: Sequence[float]) -> tuple[slice, slice]:
+def about(shown: np.ndarray, spacing: np.ndarray) -> tuple[slice, slice]:
     """Return the window in plane about everything that is shown, with a margin; all of a scan that shows nothing."""
     found = []
     for axis in (0, 1):

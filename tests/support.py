@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -188,3 +189,20 @@ def told_by_script(name: str, repository: Path, monkeypatch: Any, **arguments: s
     except CrossmodaError as error:
         return str(error)
     raise AssertionError(f"{name} found nothing wrong")
+
+
+def is_running(pid: int) -> bool:
+    """Tell whether a process is there and has not ended; Linux alone."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"  # ended, but nobody has asked for its status
+
+
+def wait_until_gone(*pids: int, seconds: float = 10) -> bool:
+    """Wait until processes have ended; tell whether they all have."""
+    until = time.monotonic() + seconds
+    while any(is_running(pid) for pid in pids) and time.monotonic() < until:
+        time.sleep(0.02)
+    return not any(is_running(pid) for pid in pids)

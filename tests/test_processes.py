@@ -6,10 +6,9 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import pytest
+from support import is_running, wait_until_gone
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux alone tells a process of its parent's end")
 
@@ -28,21 +27,6 @@ PARENT = "import subprocess, sys; subprocess.run([sys.executable, *sys.argv[1:]]
 def start(*arguments: str) -> subprocess.Popen[str]:
     """Start a Python process whose child runs Python with these arguments."""
     return subprocess.Popen([sys.executable, "-c", PARENT, *arguments], stdout=subprocess.PIPE, text=True)
-
-
-def is_running(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state != "Z"  # ended, but nobody has asked for its status
-
-
-def wait_until_gone(*pids: int, seconds: float = 10) -> bool:
-    until = time.monotonic() + seconds
-    while any(is_running(pid) for pid in pids) and time.monotonic() < until:
-        time.sleep(0.02)
-    return not any(is_running(pid) for pid in pids)
 
 
 def kill_all(*pids: int) -> None:
