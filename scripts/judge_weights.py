@@ -134,7 +134,7 @@ def judge_synthetic(dataset: Path, output: Path, weights: str, settings: dict[st
     sites = {entry["case"]: entry["site"] for entry in datalist["validation"]}
     scores = evaluate_folder(predictions, cases, NUMBERS, dict(datalist["labels"]), sites=sites)
     uncertain = read_json(output / "uncertainty" / "uncertainty.json")
-    measured_on = f"{len(cases)} synthetic scans of {len(set(sites.values()))} sites that no training has seen"
+    measured_on = f"synthetic scans of {len(set(sites.values()))} sites"
     calibration = calibration_of(uncertain, scores["cases"], list(NUMBERS), measured_on)
     return {"scores": scores, "calibration": None if calibration is None else calibration.as_json(),
             "spearman": float("nan") if calibration is None else calibration.spearman}  # fmt: skip
@@ -147,12 +147,12 @@ def draw(path: Path, scan: Volume, label: Volume, truth: Volume | None) -> None:
     depth = image.array.shape[2]
     shown = found.array > 0 if true is None else (found.array > 0) | true
     levels = np.flatnonzero(shown.any(axis=(0, 1))) if shown.any() else np.arange(depth)
-    x, y = about(shown, spacing_mm(image.affine))
+    spacing = spacing_mm(image.affine)
+    x, y = about(shown, spacing)
     chosen = np.unique(levels[np.linspace(0, len(levels) - 1, min(SLICES, len(levels))).round().astype(int)])
     figure = Figure(figsize=(3.4 * len(chosen), 3.2), layout="constrained")
     FigureCanvasAgg(figure)
     low, high = grey_levels(image.array)
-    spacing = spacing_mm(image.affine)
     for axes, level in zip(np.atleast_1d(figure.subplots(1, len(chosen))), chosen, strict=True):
         axes.imshow(
             image.array[x, y, level].T,
@@ -174,7 +174,12 @@ def draw(path: Path, scan: Volume, label: Volume, truth: Volume | None) -> None:
 
 
 def about(shown: np.ndarray, spacing: np.ndarray) -> tuple[slice, slice]:
-    """Return the window in plane about everything that is shown, with a margin; all of a scan that shows nothing."""
+    """Return the window in plane (x, y) about everything that is shown, with a margin; all of it if nothing is.
+
+    Args:
+        shown: mask (X, Y, Z).
+        spacing: of the voxels, mm.
+    """
     found = []
     for axis in (0, 1):
         there = np.flatnonzero(shown.any(axis=tuple({0, 1, 2} - {axis})))

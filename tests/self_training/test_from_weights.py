@@ -16,7 +16,8 @@ from crossmoda.engines import save_weights
 from crossmoda.errors import CrossmodaError
 from crossmoda.self_training.bundles import make_workflow, run_workflow
 from crossmoda.self_training.from_weights import begin_run
-from crossmoda.self_training.review import publish
+from crossmoda.self_training.review import collect, publish, store_upload
+from crossmoda.self_training.review_store import ReviewStore
 
 REPOSITORY = Path(__file__).parents[2]
 CONFIGS = REPOSITORY / "bundles" / "vs_cochlea_self_training" / "configs"
@@ -108,13 +109,22 @@ def test_scans_at_hand_become_a_run_that_can_be_reviewed(places, tmp_path, monke
     current = json.loads((tmp_path / "mine" / "current.json").read_text())
     assert current["round"] == 0
     assert publish(tmp_path / "mine", tmp_path / "mine" / "review") == 2
+    correction = np.zeros(SHAPE, np.uint8)
+    correction[10:20, 10:20, 5:9] = 1
+    nib.save(nib.Nifti1Image(correction, np.diag([*SPACING, 1.0])), tmp_path / "upload.nii.gz")
+    studies = tmp_path / "mine" / "review"
+    about = {"client_id": "anna", "label_info": [{"name": "vs", "idx": 1}]}
+    store_upload(ReviewStore(studies), "one_hrT2", "final", tmp_path / "upload.nii.gz", about, ["vs", "cochlea"])
     before = (tmp_path / "mine" / "round_0" / "segmenter" / "model.pt").stat().st_mtime_ns
     more = shutil.copytree(places / "scans", tmp_path / "more")
     shutil.copy(more / "one_hrT2.nii.gz", more / "three_hrT2.nii.gz")
     begin_run(tmp_path / "mine", more, first_weights=str(places / "model.pt"), **TINY)
     assert len(list((tmp_path / "mine" / "round_0" / "predictions").glob("*.nii.gz"))) == 3
     assert (tmp_path / "mine" / "round_0" / "segmenter" / "model.pt").stat().st_mtime_ns == before
-    assert publish(tmp_path / "mine", tmp_path / "mine" / "review") == 3
+    assert publish(tmp_path / "mine", studies) == 3
+    kept = collect(studies, ["vs", "cochlea"])  # scans that come later cost no correction
+    assert list(kept) == ["one"]
+    np.testing.assert_array_equal(np.asarray(nib.load(kept["one"].label).dataobj), correction)
 
 
 def test_a_run_that_has_gone_on_is_not_begun_anew(places):
