@@ -89,10 +89,9 @@ def options_of_round(run: Path, number: int) -> RoundOptions:
 def _options_in(file: Path, modified_ns: int, number: int) -> RoundOptions:
     try:
         settings = yaml.safe_load(file.read_text(encoding="utf-8"))["trainer"]
-        parser = ConfigParser(
-            {key: settings.get(key) for key in ("segmenter", "rules", "later_rounds", "first_segmenter")}
-        )
-        segmenter, rules, changes, first = (parser.get_parsed_content(key) for key in parser.get())
+        keys = ("segmenter", "rules", "later_rounds", "first_segmenter")
+        parser = ConfigParser({key: settings.get(key) for key in keys})
+        segmenter, rules, changes, first = (parser.get_parsed_content(key) for key in keys)
     except Exception as error:  # whatever YAML, MONAI or a rule's constructor raises
         raise in_one_line(error, f"{file} cannot be read") from error
     start = None if first is None else RoundMethod(first, ())
