@@ -14,6 +14,8 @@ from crossmoda.errors import CrossmodaError
 from crossmoda.files import atomic_path, read_json, sha256_of, write_json
 from crossmoda.versions import versions
 
+CHECKPOINTS = "checkpoints"  # a training's folder of states, beside its weights
+
 
 def save_weights(network: nn.Module, path: str | Path, info: Mapping[str, Any] | None = None) -> None:
     """Write a network's ``state_dict`` (on the CPU) to ``path`` and ``info`` to the ``.json`` beside it.
@@ -78,7 +80,9 @@ def _require_agreement(path: Path, settings: Mapping[str, Any]) -> None:
 
 
 class SaveWeights:
-    """Write a network's weights when training ends.
+    """Write a network's weights when training ends; never over weights that no training in their folder made.
+
+    Those that come with a bundle lie where a training writes by default.
 
     Args:
         network: the network, or its moving average, that is to be deployed.
@@ -92,7 +96,15 @@ class SaveWeights:
         self.info = dict(info or {})
 
     def attach(self, engine: Engine) -> None:
-        """Listen to the end of ``engine``'s training."""
+        """Listen to the end of ``engine``'s training.
+
+        Raises:
+            CrossmodaError: there are weights already, and no checkpoints of a training that made them.
+        """
+        if self.path.with_suffix(".json").is_file() and not (self.path.parent / CHECKPOINTS).is_dir():
+            raise CrossmodaError(
+                f"{self.path}: these weights were not trained in this folder; give --output_dir, or delete them"
+            )
         engine.add_event_handler(Events.COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from ignite.engine import Engine
 
-from crossmoda.engines import AutocastInferer, load_weights, save_weights
+from crossmoda.engines import AutocastInferer, SaveWeights, load_weights, save_weights
 from crossmoda.errors import CrossmodaError
 from crossmoda.files import read_json, sha256_of
 
@@ -60,3 +61,13 @@ def test_autocast_computes_in_bfloat16_and_returns_float32(enabled: bool) -> Non
     outputs = AutocastInferer(enabled=enabled)(torch.ones(1, 4), Network())
     assert seen == [torch.bfloat16 if enabled else torch.float32]
     assert [output.dtype for output in outputs] == [torch.float32, torch.float32]
+
+
+def test_weights_that_came_from_elsewhere_are_not_overwritten(tmp_path: Path) -> None:
+    network, engine = torch.nn.Linear(2, 3), Engine(lambda _engine, _batch: None)
+    SaveWeights(network, tmp_path / "model.pt").attach(engine)
+    engine.run([0], max_epochs=1)
+    with pytest.raises(CrossmodaError, match=r"model\.pt: these weights were not trained in this folder; give --output_dir"):
+        SaveWeights(network, tmp_path / "model.pt").attach(engine)
+    (tmp_path / "checkpoints").mkdir()
+    SaveWeights(network, tmp_path / "model.pt").attach(engine)

@@ -159,7 +159,9 @@ def test_no_anchors_leave_out_the_recovered_share_with_a_sentence(make_run: Call
 
 def test_one_round_has_no_chart_of_rounds(make_run: Callable[..., Any]) -> None:
     text = write_report(make_run(**SMALL, rounds=1, anchors=False).path).read_text(encoding="utf-8")
-    assert "Only one round has been scored" in text
+    assert "<li>Rounds: only one round has been scored.</li>" in text
+    assert 'id="rounds"' not in text
+    assert 'href="#rounds"' not in text
     assert "translation alone" in text
 
 
@@ -169,14 +171,17 @@ def test_without_truth_and_dataset_the_rest_is_still_shown(make_run: Callable[..
     shutil.rmtree(run.data)
     text = write_report(run.path).read_text(encoding="utf-8")
     assert "The truth of the hrT2 scans is not known here" in text
-    assert "No translated source scan is at hand" in text
+    assert "<li>Translation: no translated source scan is at hand" in text
+    shown = re.findall(r'<section id="(\w+)">', text)
+    assert shown == ["learning", "provenance"]
+    assert re.findall(r'<li><a href="#(\w+)">', text) == shown
     assert "Learning curves of Segmenter, round 0" in text
 
 
 def test_a_run_that_has_just_begun_makes_a_page(tmp_path: Path) -> None:
     (tmp_path / "demo/round_0").mkdir(parents=True)
     text = write_report(tmp_path / "demo").read_text(encoding="utf-8")
-    assert "No round has been scored" in text
+    assert "<li>Figures: no round has been scored" in text
     assert "recorded neither settings nor steps" in text
 
 

@@ -19,6 +19,7 @@ from crossmoda.data.teacher.tissue_maps import FIRST, LABEL, LABELS, SECOND, SHA
 from crossmoda.errors import CrossmodaError
 
 MARGIN_VOXELS = 3  # about a region, so that blurring at its edge sees what is there
+SHOWN = 0.7  # of a patch's width along each axis lies in the scan at least, before it is turned
 Centres = Mapping[str, Sequence[Sequence[int]]]  # structure to voxels (x, y, z) of a map
 CHANNELS = {"vs": ("intra", "extra"), "cochlea": ("cochlea",), "intra": ("intra",), "extra": ("extra",)}
 
@@ -117,9 +118,10 @@ class RandTissuePatchd(RandomizableTransform):
         rng: np.random.Generator,
     ) -> np.ndarray:
         """Return where each voxel of the patch lies in the map, in its voxels, (X, Y, Z, 3)."""
-        native = np.linalg.norm(affine[:3, :3], axis=0)
+        native, ends = np.linalg.norm(affine[:3, :3], axis=0), np.array(shape) - 1.0
         middle = self._middle(centres, shape, rng) + rng.uniform(-0.3, 0.3, 3) * self.size * self.spacing / native
-        middle = np.clip(middle, 0, np.array(shape) - 1.0)  # a patch shows something of the scan, if only a corner
+        slack = (SHOWN - 0.5) * self.size * self.spacing / native
+        middle = np.clip(middle, np.minimum(slack, ends / 2), np.maximum(ends - slack, ends / 2))
         turn = rotation(rng.uniform(-1, 1, 3) * self.rotate_deg)
         skew = np.eye(3) + rng.uniform(-self.shear, self.shear, (3, 3)) * (1 - np.eye(3))
         grow = np.exp(rng.uniform(-self.scale, self.scale) + rng.uniform(-self.scale, self.scale, 3) / 2)

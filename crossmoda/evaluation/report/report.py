@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,17 @@ from crossmoda.labels import COLOURS, FULL_NAMES, STRUCTURES
 
 SITE_NAMES = {"ldn": "London (ldn)", "etz": "Tilburg (etz)", "ukm": "UK multi-centre (ukm)"}
 STATUS_NAMES = {"pseudo": "pseudo-label", "approved": "approved", "corrected": "corrected", "flagged": "flagged"}
+SECTIONS = {
+    "figures": "Figures",
+    "translation": "Translation",
+    "cases": "Cases",
+    "learning": "Learning",
+    "rounds": "Rounds",
+    "tables": "Tables",
+    "selection": "Selection",
+    "uncertainty": "Uncertainty",
+    "provenance": "Provenance",
+}
 METRIC_TITLES = {"dice": "Dice", "assd": "ASSD [mm]", "hd95": "HD95 [mm]"}
 
 
@@ -38,7 +49,7 @@ def write_report(run: str | Path, output: str | Path | None = None) -> Path:
     """Write the report of a run and return where it lies.
 
     The page is one file without outside references. What the run does not hold (anchors, truth, further rounds) is left
-    out with a sentence that says so. The same run gives the same bytes.
+    out, and its end says what and why. The same run gives the same bytes.
 
     Args:
         run: the run folder.
@@ -55,7 +66,8 @@ def write_report(run: str | Path, output: str | Path | None = None) -> Path:
         lstrip_blocks=True,
     )
     environment.filters |= {"millilitres": lambda mm3: f"{mm3 / 1000:.2f}", "duration": duration_text}
-    page = environment.get_template("template.html").render(**_content(folder))
+    content = _content(folder)
+    page = environment.get_template("template.html").render(**content, sections=SECTIONS, absent=_absent(content))
     path = Path(output) if output else folder.path / "report.html"
     write_text(path, page.lstrip())
     return path
@@ -109,6 +121,26 @@ def _content(run: RunFolder) -> dict[str, Any]:
         "total_seconds": sum(step.seconds for step in steps),
         "longest_seconds": max([step.seconds for step in steps], default=0.0),
     }
+
+
+def _absent(content: Mapping[str, Any]) -> dict[str, str]:
+    """Return the sections that would hold nothing, each with the reason."""
+    scored = bool(content["stages"])
+    unscored = "no round has been scored: no truth of hrT2 scans is known, or the run is not finished"
+    held = {
+        "figures": (scored, unscored),
+        "translation": (
+            content["source_strips"] or content["blended"],
+            "no translated source scan is at hand; the dataset has moved, or nothing has been translated",
+        ),
+        "cases": (content["case_strips"], "no hrT2 scan with a prediction is at hand"),
+        "learning": (content["learning"], "no model has kept a history"),
+        "rounds": (content["round_chart"], "only one round has been scored" if scored else unscored),
+        "tables": (content["sites"], "there is no truth to score against"),
+        "selection": (content["selections"], "no round has learnt from real scans yet"),
+        "uncertainty": (content["cards"], "no uncertainty has been estimated yet"),
+    }
+    return {section: why for section, (found, why) in held.items() if not found}
 
 
 def _kinds_in(pictures: Sequence[Strip | Card]) -> list[str]:

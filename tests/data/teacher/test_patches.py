@@ -108,6 +108,14 @@ def test_outside_the_scan_is_its_minimum_and_background(tmp_path: Path) -> None:
     assert not found["tissue"][0][outside].any()
 
 
+def test_most_of_a_patch_lies_in_the_scan(tmp_path: Path) -> None:
+    transform = RandTissuePatchd(["vs"], (40, 40, 16), (0.6, 0.6, 1.5), (1, 0, 0), faults=False, **STILL)
+    case = case_of(tmp_path, BOXES)  # 30 x 40 x 32 mm; the patch is 24 x 24 x 24 mm
+    inside = np.array([(drawn(transform, case, seed)["tissue"][0] > 0).any(axis=(1, 2)).mean() for seed in range(30)])
+    assert inside.min() >= 0.67  # a voxel of 0.6 mm at each border
+    assert inside.min() < 0.8  # edges are learnt too
+
+
 def test_a_seed_gives_the_same_patch_and_another_seed_another_contrast(tmp_path: Path) -> None:
     transform = RandTissuePatchd(["vs", "cochlea"], (32, 32, 16), (0.6, 0.6, 1.5))
     case = case_of(tmp_path, BOXES)
