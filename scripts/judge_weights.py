@@ -79,7 +79,7 @@ def main(
 
 def predict(datalist: Path, output: Path, weights: str, settings: dict[str, Any]) -> None:
     """Predict a datalist's validation cases, with uncertainty."""
-    files = [CONFIGS / "inference.yaml", CONFIGS / "uncertainty.yaml"]
+    files = [CONFIGS / f"{name}.yaml" for name in ("inference", "uncertainty", "anatomy")]
     places = {"dataset_dir": str(datalist), "output_dir": str(output), "weights": str(weights)}
     run_workflow(make_workflow(files, "inference", **places, sections=["validation"], **settings))
 

@@ -302,6 +302,15 @@ def test_the_environment_is_of_the_run_and_shows_the_named_gpu_alone(
     assert (one["nnUNet_def_n_proc"], folders.environment("cpu", 0)["nnUNet_def_n_proc"]) == ("3", "1")
 
 
+def test_scans_are_preprocessed_by_as_many_processes_as_wanted_and_by_all_cores_where_none_augments(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert NnUNetSettings(STRUCTURES, num_workers=3).preprocessing_processes == 3
+    for cores, processes in ((2, 2), (64, 8), (None, 1)):
+        monkeypatch.setattr(os, "cpu_count", lambda cores=cores: cores)
+        assert NnUNetSettings(STRUCTURES, num_workers=0).preprocessing_processes == processes
+
+
 def test_only_what_decides_the_weights_makes_a_fold_train_anew() -> None:
     plain = NnUNetSettings(STRUCTURES)
     same = NnUNetSettings(STRUCTURES, train_folds=[0], device="cuda", num_workers=0, checkpoint="best")

@@ -68,7 +68,8 @@ class NnUNetSettings:
         checkpoint: which of a fold's weights make the model, ``final`` or ``best``.
         device: torch device; nnU-Net knows "cpu", "cuda" (also "cuda:1") and "mps".
         amp: predict the cases that a fold holds out in bfloat16 on a CPU; trainings are nnU-Net's own.
-        num_workers: processes for preprocessing, augmentation and export; 0 augments in the training's own process.
+        num_workers: processes for preprocessing, augmentation and export; 0 augments in the training's own process and
+            preprocesses, when nothing else is at work, with as many as there are cores, 8 at most.
 
     Raises:
         CrossmodaError: a setting that cannot be, naming it.
@@ -116,6 +117,11 @@ class NnUNetSettings:
                 "train_folds all leaves no case to compare configurations on; name one configuration, or train folds"
             )
         self._require_sizes()
+
+    @property
+    def preprocessing_processes(self) -> int:
+        """How many processes read and resample the scans before anything is trained."""
+        return self.num_workers or min(8, os.cpu_count() or 1)
 
     def _require_sizes(self) -> None:
         """Refuse numbers that cannot be."""

@@ -108,7 +108,7 @@ def plan(folders: NnUNetFolders, settings: NnUNetSettings) -> None:
     if not left:
         return
     runner = _runner(folders, settings)
-    processes = max(1, settings.num_workers)
+    processes = settings.preprocessing_processes
     plans = folders.preprocessed / f"{PLANS}.json"
     if not plans.is_file():
         runner.extract_fingerprints(npfp=processes, clean=True)
