@@ -110,6 +110,7 @@ def main(
         {name: {**variant, "folder": output / folder_name(name)} for name, variant in settings["variants"].items()},
         scale.get("remarks"),
         settings["published_effects"],
+        settings["published_test"],
     )
     text = write_page(found, output, facts(size, config, scale))
     print(f"\n{text}\nwritten: {output}/benchmark.html, benchmark.md")
@@ -128,10 +129,11 @@ def read_settings(config: str, size: str) -> Settings:
     settings: Settings = {
         "variants": {},
         "published_effects": [],
+        "published_test": {},
         **yaml.safe_load(Path(config).read_text(encoding="utf-8")),
     }
     own = ("sizes", "unseen_site", "systems", "variants", "settings", "published")
-    require_keys(config, settings, (*own, "published_effects"), required=own)
+    require_keys(config, settings, (*own, "published_effects", "published_test"), required=own)
     phantoms = ("phantom", "unseen")
     require_size(config, settings["sizes"], size, ("profile", *phantoms, "remarks"), phantoms, ("profile",))
     for name, variant in settings["variants"].items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,9 @@ from crossmoda.data.transforms import file_name_of
 from crossmoda.errors import CrossmodaError
 from crossmoda.preprocessing.intensity import require_contrast
 
+logger = logging.getLogger(__name__)
+
+CUT_OFF = 0.01  # share of a label outside the window that is worth a warning
 BRIGHT_PERCENTILE = 75.0  # Choi 2021, as used by recipes.md card B
 
 
@@ -27,14 +31,18 @@ class BrainCentredCrop(CropForeground):
     Args:
         size: window in voxels, (x, y) or (x, y, z); with two numbers all slices are kept.
         minimum_slices: pad along z up to this number of slices; by default z is left as it is.
+        pad_size: (x, y) in voxels, up to which smaller images are padded; by default up to ``size``.
 
     Raises:
         CrossmodaError: at construction, a size that is not positive; at a call, NaN voxels or a constant image.
     """
 
-    def __init__(self, size: Sequence[int], minimum_slices: int | None = None) -> None:
+    def __init__(
+        self, size: Sequence[int], minimum_slices: int | None = None, pad_size: Sequence[int] | None = None
+    ) -> None:
         super().__init__()
         self.size = tuple(int(n) for n in size)
+        self.pad_size = self.size[:2] if pad_size is None else tuple(int(n) for n in pad_size)[:2]
         self.minimum_slices = minimum_slices
         if len(self.size) not in (2, 3) or min(self.size) < 1 or (minimum_slices is not None and minimum_slices < 1):
             raise CrossmodaError(
@@ -63,7 +71,8 @@ class BrainCentredCrop(CropForeground):
 
     def _window(self, shape: np.ndarray) -> np.ndarray:
         depth = self.size[2] if len(self.size) == 3 else int(shape[2])
-        return np.asarray([*self.size[:2], max(depth, self.minimum_slices or 0)])
+        plane = np.clip(shape[:2], np.minimum(self.pad_size, self.size[:2]), self.size[:2])
+        return np.asarray([*plane, max(depth, self.minimum_slices or 0)])
 
 
 def bright_centre(voxels: np.ndarray) -> np.ndarray:
@@ -84,6 +93,7 @@ class BrainCentredCropd(Cropd):
         reference_key: the image that the window is found in.
         label_keys: those of ``keys`` that are padded with 0 (background) instead of their minimum.
         minimum_slices: pad along z up to this number of slices.
+        pad_size: as of ``BrainCentredCrop``.
         allow_missing_keys: pass over entries that are not there (``reference_key`` must be).
 
     Raises:
@@ -98,8 +108,9 @@ class BrainCentredCropd(Cropd):
         label_keys: Sequence[str] = (),
         minimum_slices: int | None = None,
         allow_missing_keys: bool = False,
+        pad_size: Sequence[int] | None = None,
     ) -> None:
-        super().__init__(keys, BrainCentredCrop(size, minimum_slices), allow_missing_keys)
+        super().__init__(keys, BrainCentredCrop(size, minimum_slices, pad_size), allow_missing_keys)
         self.reference_key = reference_key
         self.label_keys = frozenset(label_keys)
 
@@ -112,8 +123,25 @@ class BrainCentredCropd(Cropd):
         for key in self.key_iterator(d):
             _require_same_shape(d[key], reference)
             value = 0.0 if key in self.label_keys else float(d[key].min())
-            d[key] = self.cropper.crop_pad(d[key], start, end, value=value)
+            cropped = self.cropper.crop_pad(d[key], start, end, value=value)
+            if key in self.label_keys:
+                where = f"the window of {' x '.join(str(n) for n in end - start)} voxels; give a larger crop_size"
+                tell_of_cut_label(file_name_of(d[key]), d[key].count_nonzero(), cropped.count_nonzero(), where)
+            d[key] = cropped
         return d
+
+
+def tell_of_cut_label(name: str, whole: int | torch.Tensor, kept: int | torch.Tensor, outside: str) -> None:
+    """Warn where part of a label lies outside what networks see and is not learnt; cards A and E let none be lost.
+
+    Args:
+        name: of the label's file.
+        whole: its labelled voxels.
+        kept: those that networks see.
+        outside: what the others lie outside of, and what can be done.
+    """
+    if int(whole) - int(kept) > CUT_OFF * int(whole):
+        logger.warning("%s: %.0f %% of the label lies outside %s", name, 100 * (1 - int(kept) / int(whole)), outside)
 
 
 def _require_same_shape(image: torch.Tensor, reference: torch.Tensor) -> None:

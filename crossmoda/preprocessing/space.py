@@ -30,6 +30,7 @@ def working_space(
     intensity: str = "zscore",
     minimum_slices: int | None = None,
     prepare: Sequence[Transform] = (),
+    pad_size: Sequence[int] | None = None,
 ) -> Compose:
     """Return the transforms from files to the working space: load, RAS, resample, brain-centred crop, scale intensity.
 
@@ -46,6 +47,7 @@ def working_space(
         minimum_slices: pad along z up to this number of slices.
         prepare: array transforms of intensity, applied to each image on its own grid right after it is read (see
             ``PrepareImage``).
+        pad_size: (x, y), up to which smaller scans are padded; by default up to ``size``.
 
     Returns:
         A Compose that takes a dictionary of file names and gives float32 (1, x, y, z) MetaTensors.
@@ -71,6 +73,7 @@ def working_space(
                 label_keys=labels,
                 minimum_slices=minimum_slices,
                 allow_missing_keys=True,
+                pad_size=pad_size,
             ),
             INTENSITIES[intensity](images),
         ]

@@ -54,11 +54,14 @@ class SoftDice(nn.Module):
     Args:
         batch: sum over the cases of a batch before dividing (cards A, C), instead of a Dice for each.
         include_background: count it as a structure (card A).
+        smoothing: voxels added to numerator and denominator. Where a structure is absent, ``n`` voxels that are taken
+            for it cost ``n / (n + smoothing)``: all alike for next to nothing, in proportion for a hundred.
     """
 
-    def __init__(self, batch: bool = False, include_background: bool = False) -> None:
+    def __init__(self, batch: bool = False, include_background: bool = False, smoothing: float = 1e-5) -> None:
         super().__init__()
-        self.dice = DiceLoss(include_background=include_background, to_onehot_y=True, softmax=True, batch=batch)
+        shared = {"to_onehot_y": True, "softmax": True, "smooth_nr": smoothing, "smooth_dr": smoothing}
+        self.dice = DiceLoss(include_background=include_background, batch=batch, **shared)
 
     def forward(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Return the loss, a scalar, of logits (B, C, X, Y, Z) and a target (B, 1 or 2, X, Y, Z)."""
@@ -86,6 +89,7 @@ class DiceAndWeightedCrossEntropy(nn.Module):
         cross_entropy_weight: of the cross-entropy beside the Dice loss's 1 (20 in card C, 1 in nnU-Net); 0 is the Dice
             loss alone (card A).
         batch: a Dice of the whole batch instead of one for each case (cards A, C).
+        smoothing: of the Dice loss, in voxels (``SoftDice``).
         include_background: in the Dice loss (card A). Where that is the only term, nothing else charges a network that
             calls everything a rare structure: the structure's own Dice has next to no slope there.
         per_voxel: divide the cross-entropy by the number of voxels (card C), instead of by the sum of their classes'
@@ -99,9 +103,10 @@ class DiceAndWeightedCrossEntropy(nn.Module):
         batch: bool = False,
         per_voxel: bool = False,
         include_background: bool = False,
+        smoothing: float = 1e-5,
     ) -> None:
         super().__init__()
-        self.dice = SoftDice(batch, include_background)
+        self.dice = SoftDice(batch, include_background, smoothing)
         self.cross_entropy = nn.CrossEntropyLoss(weight=torch.tensor(class_weights, dtype=torch.float32))
         self.cross_entropy_weight = cross_entropy_weight
         self.per_voxel = per_voxel

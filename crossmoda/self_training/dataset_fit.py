@@ -6,6 +6,7 @@ segmenter's folds when all translators have been trained.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from monai.bundle import ConfigParser
 
 from crossmoda.data.folds import require_patients
 from crossmoda.errors import CrossmodaError, find_user_error
-from crossmoda.labels import numbers_of
+from crossmoda.labels import EXTRA, INTRA, numbers_of
 from crossmoda.segmentation.apart.members import APART, files_of, read_config, read_members
 from crossmoda.segmentation.nnunet.settings import ALL
 from crossmoda.self_training.anchors import Anchors
@@ -23,6 +24,8 @@ from crossmoda.self_training.bundles import BundleUse
 from crossmoda.self_training.loop import SelfTrainingLoop
 from crossmoda.self_training.views import trained, translated
 from crossmoda.translation.slices import site_numbers
+
+logger = logging.getLogger(__name__)
 
 Patients = Mapping[str, set[str]]  # section of the datalist -> case ids
 
@@ -50,6 +53,12 @@ def require_structures(loop: SelfTrainingLoop, dataset_dir: str | Path) -> None:
             numbers_of(structure, dict(loop.work.datalist["labels"]))
     except CrossmodaError as error:
         raise CrossmodaError(f"{dataset_dir}: {error}; give 'structures' that its labels tell apart") from error
+    if loop.work.datalist.get("edition") == "2023" and not {INTRA, EXTRA} & set(loop.work.structures):
+        logger.warning(
+            "%s: the challenge of 2023 scores the parts of the VS, which %s leaves together; for a submission give "
+            "--structures \"['%s','%s','cochlea']\"",
+            *(dataset_dir, ", ".join(loop.work.structures), INTRA, EXTRA),
+        )
 
 
 def require_sites_of_views(loop: SelfTrainingLoop, dataset_dir: str | Path) -> None:

@@ -21,8 +21,8 @@ class Progress:
     """Count the steps of a run, and tell what is left.
 
     How long a step will take is told by those like it that are done, else by the run's ``estimate.json``. What neither
-    knows is said to be left out. Steps whose record was there already count as done, until one of them has to be done
-    again: then those after it are expected to be, too.
+    knows is said to be left out. Where the estimate was given a price, the cost is told, too. Steps whose record was
+    there already count as done, until one of them has to be done again: then those after it are expected to be, too.
 
     Args:
         run: the run folder.
@@ -34,15 +34,15 @@ class Progress:
         self.run = run
         self.left_of = "of work left" if together else "left"
         self.plan = {step.key: step for step in plan}
-        self.estimated = self._estimated()
+        found = read_json(run / ESTIMATE) if (run / ESTIMATE).is_file() else {}
+        self.estimated = self._estimated(found)
+        self.price_per_hour: float | None = found.get("price_per_hour")
         recorded = {key: self._record(step) for key, step in self.plan.items()}
         self.done = {key for key, record in recorded.items() if record is not None}
         self.spent = {key: seconds for key, record in recorded.items() if (seconds := _seconds(record)) is not None}
 
-    def _estimated(self) -> dict[str, float]:
+    def _estimated(self, found: Mapping[str, Any]) -> dict[str, float]:
         """Return the seconds of steps that the run's estimate tells, if it was made of the same settings."""
-        file = self.run / ESTIMATE
-        found = read_json(file) if file.is_file() else {}
         steps, kinds = found.get("steps", {}), found.get("kinds", {})
         same = [key for key in steps if key in self.plan and kinds.get(key) == self.plan[key].like]
         return {key: float(steps[key]) for key in same}
@@ -97,9 +97,15 @@ class Progress:
             return ""
         seconds, unknown = self.left()
         if not unknown:
-            return f", about {duration_text(seconds)} {self.left_of}"
-        known = f", at least {duration_text(seconds)} {self.left_of}" if seconds >= 1 else ""
+            return f", about {duration_text(seconds)} {self.left_of}{self._cost(seconds)}"
+        known = f", at least {duration_text(seconds)} {self.left_of}{self._cost(seconds)}" if seconds >= 1 else ""
         return f"{known} ({unknown} of {len(self.plan) - len(self.done)} to do are the first of their kind)"
+
+    def _cost(self, seconds: float) -> str:
+        """Return what so much time costs, where the estimate was given a price."""
+        if self.price_per_hour is None:
+            return ""
+        return f", which costs {seconds / 3600 * self.price_per_hour:.2f}"
 
 
 def _seconds(record: Mapping[str, Any] | None) -> float | None:

@@ -67,7 +67,7 @@ def test_weights_that_came_from_elsewhere_are_not_overwritten(tmp_path: Path) ->
     network, engine = torch.nn.Linear(2, 3), Engine(lambda _engine, _batch: None)
     SaveWeights(network, tmp_path / "model.pt").attach(engine)
     engine.run([0], max_epochs=1)
-    with pytest.raises(CrossmodaError, match=r"model\.pt: these weights were not trained in this folder; give --output_dir"):
+    with pytest.raises(CrossmodaError, match=r"model\.pt: these weights were not trained .* give --output_dir"):
         SaveWeights(network, tmp_path / "model.pt").attach(engine)
     (tmp_path / "checkpoints").mkdir()
     SaveWeights(network, tmp_path / "model.pt").attach(engine)

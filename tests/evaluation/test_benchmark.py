@@ -47,6 +47,7 @@ def benchmark() -> Benchmark:
         },
         costs={"First": {"minutes": 12.4, "mib": 900}},
         published={"First": [0.734, None, 0.714, None], "Second": [0.8, 0.5, 0.8, 0.2]},
+        published_test={"First": [0.669, 4.394, 0.665, 1.266]},
         unseen_site="ukm",
         variants=[
             Variant("Second with one view", "Second", "two views over one", evaluation(0.65, 0.75, seen)),
@@ -161,6 +162,12 @@ def test_the_page_keeps_published_figures_apart_and_stands_alone(benchmark: Benc
     figures, published = page.split('<section id="published">')
     assert "0.734" in published
     assert "0.734" not in figures
+    text = (tmp_path / "benchmark.md").read_text(encoding="utf-8")
+    assert "| First, validation scans | 0.734 |  | 0.714 |  |" in text.splitlines()
+    assert "| First, test scans | 0.669 | 4.394 | 0.665 | 1.266 |" in text.splitlines()
+    assert "<td>First, test scans</td><td>0.669</td>" in published
+    assert "| two views over one | Second and the same with one view |" in text
+    assert "By site, ASSD, mm of VS / cochlea:" in text
     assert "must not be compared" in figures
     assert "ukm (unseen)" in figures
     assert "VS in kind, cochlea no" in figures  # of rounds over none: four scans cannot say more

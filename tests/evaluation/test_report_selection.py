@@ -74,4 +74,5 @@ def test_fates_of_a_run_that_noted_reasons_alone_are_shown(run: Any) -> None:
 
 def test_a_run_without_a_further_round_says_so(make_run: Callable[..., Any]) -> None:
     run = make_run(shape=(40, 36, 8), sources=1, targets=1, validations=1, rounds=1, anchors=False)
-    assert "<li>Selection: no round has learnt from real scans yet.</li>" in write_report(run.path).read_text(encoding="utf-8")
+    page = write_report(run.path).read_text(encoding="utf-8")
+    assert "<li>Selection: no round has learnt from real scans yet.</li>" in page

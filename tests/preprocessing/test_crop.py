@@ -99,6 +99,20 @@ def test_labels_are_padded_with_background_whatever_their_minimum() -> None:
     assert float(cropped["image"][0, 0, 0, 0]) == 3
 
 
+def test_a_label_that_the_window_cuts_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    array = np.zeros((20, 16, 6), np.float32)
+    array[13, 6:10] = 1  # y 4 to 8 is kept: the last of four voxels is not
+    data = {"image": volume(head()), "label": volume(array)}
+    crop = BrainCentredCropd(["image", "label"], (8, 5), "image", label_keys=["label"])
+    crop(data)
+    assert [record.getMessage() for record in caplog.records] == [
+        "somewhere/p_T2.nii.gz: 25 % of the label lies outside the window of 8 x 5 x 6 voxels; give a larger crop_size"
+    ]
+    caplog.clear()
+    BrainCentredCropd(["image", "label"], (8, 8), "image", label_keys=["label"])(data)
+    assert not caplog.records
+
+
 def test_a_missing_label_is_passed_over_where_allowed() -> None:
     crop = BrainCentredCropd(["image", "label"], (8, 6), reference_key="image", allow_missing_keys=True)
     assert set(crop({"image": volume(head())})) == {"image"}

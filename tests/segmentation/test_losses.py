@@ -8,6 +8,7 @@ from monai.networks.nets.mednext import create_mednext
 
 from crossmoda.segmentation.losses import (
     DiceAndWeightedCrossEntropy,
+    SoftDice,
     WeightedCaseLoss,
     WeightedTarget,
     prepare_weighted_batch,
@@ -244,6 +245,18 @@ def test_card_c_s_cross_entropy_is_divided_by_the_number_of_voxels():
     label = torch.tensor([0, 2]).reshape(1, 1, 1, 1, 2)
     loss = DiceAndWeightedCrossEntropy([1.0, 3.0, 9.0], 20.0, per_voxel=True)(logits, label)
     assert loss.item() == pytest.approx((1 + 2 / 3) / 2 + 20 * 9.5 * math.log(2), rel=1e-5)
+
+
+@pytest.mark.parametrize("trust", [False, True])
+def test_what_is_found_where_a_structure_is_absent_costs_in_proportion_to_the_smoothing(trust: bool) -> None:
+    logits = torch.zeros(1, 2, 10, 10, 10)
+    logits[:, 0] = 50.0
+    logits[0, 1, :3, :, 0] = 100.0  # 30 voxels taken for the structure
+    label = torch.zeros(1, 1, 10, 10, 10)
+    if trust:
+        label = torch.cat([label, torch.full_like(label, 255.0)], dim=1)
+    assert SoftDice(smoothing=100.0)(logits, label).item() == pytest.approx(30 / 130, abs=1e-5)
+    assert SoftDice()(logits, label).item() == pytest.approx(1, abs=1e-5)
 
 
 def test_a_batch_s_dice_sums_over_its_cases():

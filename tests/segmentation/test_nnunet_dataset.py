@@ -14,7 +14,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from monai.transforms import ClipIntensityPercentiles
+from monai.transforms import ClipIntensityPercentiles, Transform
 from scipy.ndimage import gaussian_filter
 
 from crossmoda.data.datalist import load_datalist, save_datalist
@@ -192,6 +192,23 @@ def test_prepared_images_are_written_anew_on_their_own_grid(datalist: Path, tmp_
         np.testing.assert_allclose(written.get_fdata(), np.minimum(sharp, np.percentile(sharp, 80)), atol=1e-5)
         assert np.abs(written.get_fdata() - given).max() > 0.1
     assert [Path(entry["image"]).read_bytes() for entry in items] == contents
+
+
+class FirstTwo(Transform):
+    """Leave the first two planes of an image."""
+
+    def __call__(self, image: torch.Tensor) -> torch.Tensor:
+        return torch.where(torch.arange(image.shape[1]).reshape(1, -1, 1, 1) < 2, image, 0.0)
+
+
+def test_a_label_where_nothing_is_left_of_its_image_is_told(
+    datalist: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    items = cases_to_learn(datalist, ["source"])[:1]  # labelled voxels in the planes 1, 2 and 3
+    labels = {"extra": 1, "intra": 2, "cochlea": 3}
+    write_raw_dataset(tmp_path / "raw", name_items(items), labels, STRUCTURES, [FirstTwo()])
+    told = [record.getMessage() for record in caplog.records if record.name == "crossmoda.preprocessing.crop"]
+    assert told == [f"{items[0]['label']}: 67 % of the label lies outside what is left of its image"]
 
 
 def test_another_preparation_starts_afresh_and_is_told_beside_the_weights(

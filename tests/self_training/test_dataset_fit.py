@@ -73,6 +73,22 @@ def test_structures_that_the_labels_do_not_tell_apart_are_found(tiny_dataset: Pa
     assert message.startswith(f"{tiny_dataset}: structure 'extra' is not in the labels ")
 
 
+def test_a_run_on_2023_that_leaves_the_parts_of_the_tumour_together_is_told_of_the_submission(
+    tiny_dataset: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = {**load_datalist(tiny_dataset), "edition": "2023", "labels": {"extra": 1, "intra": 2, "cochlea": 3}}
+    save_datalist(tmp_path / "datalist.json", found)
+    whole = {"structures": ["vs", "cochlea"], "anchors": False}
+    initialise(tmp_path / "datalist.json", tmp_path / "run", **whole)
+    told = [text for record in caplog.records if "challenge of 2023" in (text := record.getMessage())]
+    assert len(told) == 1
+    assert told[0].endswith("""for a submission give --structures "['intra','extra','cochlea']\"""")
+    caplog.clear()
+    initialise(tmp_path / "datalist.json", tmp_path / "run", structures=["intra", "extra", "cochlea"], anchors=False)
+    initialise(tiny_dataset, tmp_path / "run", **whole)
+    assert "challenge of 2023" not in caplog.text
+
+
 @pytest.mark.parametrize(
     ("overlays", "settings", "told"),
     [

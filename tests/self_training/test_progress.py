@@ -44,6 +44,14 @@ def test_an_estimate_tells_of_what_was_not_done_yet_and_of_what_was_cut_off(tmp_
     assert Progress(tmp_path, PLAN).left() == (12.5, 1)  # the network has changed since
 
 
+def test_what_is_left_costs_what_the_estimate_was_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="crossmoda.self_training.progress")
+    record(tmp_path, "round_0", segmenter=(5400.0, {}), predictions=(0.0, {}))
+    write_json(tmp_path / "estimate.json", {"price_per_hour": 2.5})
+    Progress(tmp_path, PLAN).start()
+    assert caplog.records[-1].getMessage() == "5 steps, 2 done already, about 1 h 30 min left, which costs 3.75"
+
+
 def test_it_says_how_far_a_run_is_at_its_start_and_after_every_step(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -156,7 +156,7 @@ def _aqueduct(ear: Ear, q: Coordinates) -> np.ndarray:
 
 
 def canal(ear: Ear, p: Coordinates, widened_mm: float = 0.0) -> np.ndarray:
-    """Return the signed distance to the internal auditory canal, its mouth flared; ``widened_mm`` by a tumour."""
+    """Return the signed distance to the internal auditory canal, its mouth flared; ``widened_mm`` as by a tumour."""
     q = ear.own(p)
     radius = ear.canal_radius + widened_mm
     inner = ear.fundus - 1.2 * ear.axis
@@ -165,16 +165,22 @@ def canal(ear: Ear, p: Coordinates, widened_mm: float = 0.0) -> np.ndarray:
     return smooth_union(tube, mouth, 1.5)
 
 
-def canal_nerves(ear: Ear) -> Tubes:
-    """Return facial, cochlear and the two vestibular nerves from the brainstem to the canal's end."""
+def canal_nerves(ear: Ear, width: float = 1.0, spread: float = 1.0) -> Tubes:
+    """Return facial, cochlear and the two vestibular nerves from the brainstem to the canal's end.
+
+    Args:
+        ear: whose.
+        width: of each nerve, times its usual radius of half a millimetre.
+        spread: how far they lie apart, times the usual; little makes one bundle of them.
+    """
     root, mouth = np.array([12.0, -3.0, -5.0]), ear.porus
     ends = {"facial": (0.7, 1.3), "cochlear": (0.7, -1.0), "superior": (-0.9, 1.0), "inferior": (-0.9, -0.9)}
     paths = []
     for name, (forward, upward) in ends.items():
-        spread = np.array([-0.3, forward, upward])
-        along = mouth + (ear.fundus - mouth) * 0.5 + 0.8 * spread
+        beside = np.array([-0.3, spread * forward, spread * upward])
+        along = mouth + (ear.fundus - mouth) * 0.5 + 0.8 * beside
         begin = root + ([0, 1.6, 0.8] if name == "facial" else [0, 0, 0])
-        middle, end = (begin + mouth) / 2 + 0.25 * spread, ear.fundus + spread - ear.axis
-        knots = on_side(ear.side, [begin, middle, mouth + 0.5 * spread, along, end])
-        paths.append((knots, 0.55, 0.5))
+        middle, end = (begin + mouth) / 2 + 0.25 * beside, ear.fundus + beside - ear.axis
+        knots = on_side(ear.side, [begin, middle, mouth + 0.5 * beside, along, end])
+        paths.append((knots, 0.55 * width, 0.5 * width))
     return make_tubes(paths, 0.3)

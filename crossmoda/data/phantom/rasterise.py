@@ -233,11 +233,11 @@ def _paint_ear(canvas: Canvas, patient: Patient, one: Ear) -> np.ndarray:
     widening = max(tumour.widening, 0.0) if tumour is not None and affected else 0.0
     which = 0 if one.side > 0 else 1
     if variety is not None and not affected:
-        widening = variety.flare_mm[which]
+        widening = variety.canal_mm[which]
     tube = [one.porus, one.fundus]
     low, high = np.min(tube, 0) - 5, np.max(tube, 0) + 5
     canvas.draw("csf", lambda p: ear.canal(one, p, widening), _sided(low, high, one.side))
-    nerves = ear.canal_nerves(one)
+    nerves = ear.canal_nerves(one, *((variety.nerve_width[which], variety.nerve_spread[which]) if variety else ()))
     canvas.draw("nerve", nerves, nerves.box, FINE_MM)
     if variety is not None and variety.vessel_loops[which]:
         canvas.paint("artery", canvas.cover_tubes(vessels.loop_into_canal(one.side, one.porus, one.axis)))

@@ -66,8 +66,10 @@ class Variety:
     through fat and marrow, ``strand_mm`` its size; ``cleft_mm`` the fluid between tumour and brain at its widest;
     ``flow`` (0..1) how much of the cisterns' fluid moves; ``sulci`` multiplies the width of the brain's furrows,
     ``folia`` the number of the cerebellum's;
-    ``flare_mm`` widens the healthy canals (right, left); ``vessel_loops`` lets a branch of the basilar artery enter the
-    canal (right, left); ``labyrinth_removed`` is the side (1 or -1) of a translabyrinthine operation, 0 for none.
+    ``canal_mm`` is added to the radius of the healthy canals (right, left); ``nerve_width`` and ``nerve_spread``
+    multiply the width of the nerves in both canals and how far they lie apart; ``vessel_loops`` lets a branch of the
+    basilar artery enter the canal (right, left); ``labyrinth_removed`` is the side (1 or -1) of a translabyrinthine
+    operation, 0 for none.
     """
 
     blobs: tuple[Blob, ...] = ()
@@ -78,7 +80,9 @@ class Variety:
     flow: float = 0.0
     sulci: float = 1.0
     folia: float = 1.0
-    flare_mm: tuple[float, float] = (0.0, 0.0)
+    canal_mm: tuple[float, float] = (0.0, 0.0)
+    nerve_width: tuple[float, float] = (1.0, 1.0)
+    nerve_spread: tuple[float, float] = (1.0, 1.0)
     vessel_loops: tuple[bool, bool] = (False, False)
     labyrinth_removed: int = 0
     tissues: dict[str, Tissue] = field(default_factory=lambda: dict(ADDED_TISSUES))
@@ -101,7 +105,8 @@ def draw_variety(tumour: Tumour | None, rng: np.random.Generator) -> Variety:
         side = tumour.side if tumour is not None else int(rng.choice([1, -1]))
         removed = side if rng.random() < 0.5 else 0
         blobs += _operated(side, removed != 0, rng)
-    flares = rng.gamma(1.5, 0.3, 2)
+    canals = np.clip(rng.normal(-0.3, 0.6, 2), -1.2, 1.5)
+    widths, spreads = rng.uniform(0.7, 1.7, 2), rng.uniform(0.3, 1.2, 2)
     return Variety(
         blobs=tuple(blobs),
         marrow=_rounded(rng.beta(1.2, 1.5)),
@@ -111,7 +116,9 @@ def draw_variety(tumour: Tumour | None, rng: np.random.Generator) -> Variety:
         flow=_rounded(rng.beta(1.0, 2.5)),
         sulci=_rounded(rng.uniform(0.5, 2.2)),
         folia=_rounded(rng.uniform(0.4, 2.0)),
-        flare_mm=(_rounded(min(flares[0], 1.5)), _rounded(min(flares[1], 1.5))),
+        canal_mm=(_rounded(canals[0]), _rounded(canals[1])),
+        nerve_width=(_rounded(widths[0]), _rounded(widths[1])),
+        nerve_spread=(_rounded(spreads[0]), _rounded(spreads[1])),
         vessel_loops=(bool(rng.random() < 0.3), bool(rng.random() < 0.3)),
         labyrinth_removed=removed,
     )

@@ -15,13 +15,15 @@ from crossmoda.data.phantom.anatomy import Patient, draw_patient, draw_varied_pa
 from crossmoda.data.phantom.dataset import case_rng
 from crossmoda.data.phantom.rasterise import rasterise
 from crossmoda.data.phantom.scanner import FOSSA_CENTRE_MM, Grid
+from crossmoda.data.teacher.patches import HEALTHY_CANAL
 from crossmoda.data.teacher.tissue_maps import LABEL, LABELS, TISSUE_NAMES, TissueMap
 from crossmoda.errors import CrossmodaError
 from crossmoda.files import read_json, write_json
 
 DESCRIPTION = "teacher.json"
-VERSION = 1  # raise it whenever the same seed gives other maps
+VERSION = 2  # raise it whenever the same seed gives other maps
 MOST_VOXELS = 4_000_000  # of a map; a scan of more is coarsened in plane
+CISTERN_MM, PLACES_OF_CANAL = 6.0, 12
 CENTRES_KEPT = 200  # voxels a structure, from which the middles of patches are chosen
 IN_PLANE_MM, SLICE_MM = (0.3, 1.0), (0.5, 3.0)
 LEAST_VIEW_MM, MOST_VIEW_MM = (90.0, 56.0, 28.0), (150.0, 124.0, 80.0)
@@ -88,6 +90,7 @@ def _write_map(folder: Path, name: str, seed: int, varied: bool = True) -> dict[
     drawn = TissueMap.of(rasterise(patient, grid.shape, grid.affine))
     drawn.save(folder / f"{name}.npy")
     centres = {structure: _some(drawn.voxels[LABEL], numbers, rng) for structure, numbers in _structures().items()}
+    centres[HEALTHY_CANAL] = healthy_canals(patient, grid)
     return {
         "shape": list(grid.shape),
         "affine": grid.affine.tolist(),
@@ -95,6 +98,27 @@ def _write_map(folder: Path, name: str, seed: int, varied: bool = True) -> dict[
         "centres": centres,
         "patient": patient.as_json(),
     }
+
+
+def healthy_canals(patient: Patient, grid: Grid) -> list[list[int]]:
+    """Return voxels (x, y, z) along the internal auditory canals without a tumour and in the cisterns before them.
+
+    Those that lie in the scan, from the canal's end to ``CISTERN_MM`` before its mouth.
+    """
+    places = []
+    for ear in patient.ears:
+        if patient.tumour is not None and patient.tumour.side == ear.side:
+            continue
+        start = ear.porus - CISTERN_MM * ear.axis
+        line = start + np.linspace(0, 1, PLACES_OF_CANAL)[:, None] * (ear.fundus - start)
+        world = patient.frame.to_scanner((line * [ear.side, 1, 1]).T)
+        voxels = np.linalg.solve(grid.affine[:3, :3], world - grid.affine[:3, 3:]).T
+        places += [place for place in np.rint(voxels).astype(int).tolist() if _lies_in(place, grid.shape)]
+    return places
+
+
+def _lies_in(place: list[int], shape: tuple[int, int, int]) -> bool:
+    return all(0 <= index < size for index, size in zip(place, shape, strict=True))
 
 
 def _structures() -> dict[str, list[int]]:

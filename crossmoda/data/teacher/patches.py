@@ -19,8 +19,11 @@ from crossmoda.data.teacher.tissue_maps import FIRST, LABEL, LABELS, SECOND, SHA
 from crossmoda.errors import CrossmodaError
 
 MARGIN_VOXELS = 3  # about a region, so that blurring at its edge sees what is there
-SHOWN = 0.7  # of a patch's width along each axis lies in the scan at least, before it is turned
-Centres = Mapping[str, Sequence[Sequence[int]]]  # structure to voxels (x, y, z) of a map
+SHOWN = 0.5  # of a patch's width along each axis lies in the scan at least, before it is turned
+NARROW = (0.35, 1.0)  # of the patch's width, that of a scan which is cut to less than its map
+Centres = Mapping[str, Sequence[Sequence[int]]]  # structure or place to voxels (x, y, z) of a map
+ANYWHERE, HEALTHY_CANAL = "anywhere", "healthy_canal"
+PLACES = (ANYWHERE, "vs", "cochlea", HEALTHY_CANAL)  # that a patch may lie about
 CHANNELS = {"vs": ("intra", "extra"), "cochlea": ("cochlea",), "intra": ("intra",), "extra": ("extra",)}
 
 
@@ -39,7 +42,8 @@ class RandTissuePatchd(RandomizableTransform):
         structures: of the label, among vs, cochlea, intra, extra; in the order of the network's output channels.
         patch_size: voxels (X, Y, Z).
         spacing_mm: working spacing.
-        ratios: how often the middle is near background (anywhere), vs and cochlea: three numbers.
+        ratios: how often the middle is near each of ``PLACES``; an absent one is never sought. Where a map has no such
+            place, a healthy canal is taken, and anywhere where there is none either.
         rotate_deg: largest turn about x, y and z.
         scale: largest relative change of size along each axis.
         shear: largest shear.
@@ -48,9 +52,10 @@ class RandTissuePatchd(RandomizableTransform):
         random_share: of contrasts without any rule, see ``draw_contrast``.
         faults: whether scanners have faults, see ``draw_acquisition``.
         clutter: whether bone and soft tissue outside the brain are uneven, see ``add_clutter``.
+        narrow_share: of scans that show a part of their map alone, along each axis down to a third of the patch.
 
     Raises:
-        CrossmodaError: an unknown structure.
+        CrossmodaError: an unknown structure or place, or ratios that are not positive in sum.
     """
 
     backend = [TransformBackends.NUMPY, TransformBackends.TORCH]  # noqa: RUF012 - as MONAI declares it
@@ -60,7 +65,7 @@ class RandTissuePatchd(RandomizableTransform):
         structures: Sequence[str],
         patch_size: Sequence[int],
         spacing_mm: Sequence[float],
-        ratios: Sequence[float] = (1, 1, 1),
+        ratios: Mapping[str, float] | None = None,
         rotate_deg: Sequence[float] = (15, 15, 25),
         scale: float = 0.15,
         shear: float = 0.08,
@@ -69,6 +74,7 @@ class RandTissuePatchd(RandomizableTransform):
         random_share: float = 0.35,
         faults: bool = True,
         clutter: bool = True,
+        narrow_share: float = 0.15,
     ) -> None:
         super().__init__(prob=1.0)
         unknown = [name for name in structures if name not in CHANNELS]
@@ -77,10 +83,11 @@ class RandTissuePatchd(RandomizableTransform):
         self.numbers = [[LABELS[part] for part in CHANNELS[name]] for name in structures]
         self.size = np.array(patch_size, int)
         self.spacing = np.array(spacing_mm, float)
-        self.ratios = np.array(ratios, float) / np.sum(ratios)
+        self.ratios = _shares(dict.fromkeys(PLACES[:3], 1.0) if ratios is None else ratios)
         self.rotate_deg, self.scale, self.shear = np.array(rotate_deg, float), scale, shear
         self.bend_mm, self.bend_every_mm = bend_mm, bend_every_mm
         self.random_share, self.faults, self.clutter = random_share, faults, clutter
+        self.narrow_share = narrow_share
         self.groups = group_numbers()
 
     def __call__(self, data: Mapping[Any, Any]) -> dict[Hashable, Any]:
@@ -99,7 +106,7 @@ class RandTissuePatchd(RandomizableTransform):
         contrast = draw_contrast(rng, self.random_share)
         lowest, mean, deviation = expected_statistics(contrast, counts)
         rendered = self._render(region, contrast, np.linalg.norm(affine[:3, :3], axis=0), mean, rng)
-        inside = ((places > -0.5) & (places < np.array(voxels.shape[1:]) - 0.5)).all(axis=-1)
+        inside = ((places > -0.5) & (places < np.array(voxels.shape[1:]) - 0.5)).all(axis=-1) & self._view(rng)
         grid = _sampling_grid(places - low, region.shape[1:])
         image = _sample(rendered[None], grid, "bilinear")[0]
         image = np.where(inside, image, lowest)
@@ -132,11 +139,24 @@ class RandTissuePatchd(RandomizableTransform):
         return middle + (offsets + self._bend(rng)) @ to_native.T
 
     def _middle(self, centres: Centres, shape: Sequence[int], rng: np.random.Generator) -> np.ndarray:
-        wanted = str(rng.choice(["anywhere", "vs", "cochlea"], p=self.ratios))
-        places = centres.get(wanted, [])
-        if len(places):
-            return np.array(places[int(rng.integers(len(places)))], float)
+        wanted = str(rng.choice(list(self.ratios), p=list(self.ratios.values())))
+        for place in (wanted, HEALTHY_CANAL) if wanted != ANYWHERE else ():
+            known = centres.get(place, [])
+            if len(known):
+                return np.array(known[int(rng.integers(len(known)))], float)
         return rng.uniform(0.2, 0.8, 3) * np.array(shape)
+
+    def _view(self, rng: np.random.Generator) -> np.ndarray:
+        """Return which voxels of the patch (X, Y, Z) a scan shows that may be smaller than its map: a box."""
+        shown = np.ones(self.size, bool)
+        if rng.random() >= self.narrow_share:
+            return shown
+        kept = np.ceil(rng.uniform(*NARROW, 3) * self.size).astype(int)
+        first = [int(rng.integers(n - k + 1)) for n, k in zip(self.size, kept, strict=True)]
+        box = tuple(slice(low, low + n) for low, n in zip(first, kept, strict=True))
+        shown[:] = False
+        shown[box] = True
+        return shown
 
     def _bend(self, rng: np.random.Generator) -> np.ndarray:
         """Return a smooth displacement in mm, (X, Y, Z, 3)."""
@@ -166,6 +186,17 @@ class RandTissuePatchd(RandomizableTransform):
         for number, share in enumerate(shares, 1):
             result[share >= 0.5] = number
         return result
+
+
+def _shares(ratios: Mapping[str, float]) -> dict[str, float]:
+    """Return how often each place is sought, 1 in sum."""
+    unknown = [name for name in ratios if name not in PLACES]
+    if unknown:
+        raise CrossmodaError(f"ratios: '{unknown[0]}' is no place in a tissue map; give some of {', '.join(PLACES)}")
+    total = float(sum(ratios.values()))
+    if total <= 0 or min(ratios.values()) < 0:
+        raise CrossmodaError(f"ratios {dict(ratios)}: give numbers from 0 up, one of them above")
+    return {name: float(ratio) / total for name, ratio in ratios.items()}
 
 
 def _sampling_grid(places: np.ndarray, shape: Sequence[int]) -> torch.Tensor:

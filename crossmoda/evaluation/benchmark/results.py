@@ -59,12 +59,14 @@ class Benchmark:
         anchors: the same of no adaptation and of full supervision.
         rounds: name -> metrics of each of its rounds over the validation scans, ``(number, metrics)``.
         costs: name -> ``minutes`` and ``mib``, and ``interrupted`` where only the last try of some step was timed.
-        published: name -> Dice and ASSD of VS and of the cochlea that its paper reports, None where it does not.
+        published: name -> Dice and ASSD of VS and of the cochlea that its paper reports of the validation scans, None
+            where it does not.
         unseen_site: of which no scan was trained on.
         variants: systems without some of what they have, or with something more.
         remarks: effect -> why it shows, or does not.
         real: name of a system or an anchor -> metrics on real scans, of the structures whose truth is known.
         published_effects: ``effect``, ``system``, and Dice without and with for each structure, as its paper has them.
+        published_test: as ``published``, of the challenge's own test scans.
         stopped: name of a system or a variant that could not go on -> why; it is in nothing else.
     """
 
@@ -79,6 +81,7 @@ class Benchmark:
     real: Mapping[str, Metrics] = field(default_factory=dict)
     published_effects: Sequence[Mapping[str, Any]] = ()
     stopped: Mapping[str, str] = field(default_factory=dict)
+    published_test: Mapping[str, Sequence[float | None]] = field(default_factory=dict)
 
     @cached_property
     def ranking(self) -> dict[str, Any] | None:
@@ -106,10 +109,11 @@ class Benchmark:
         """Return what the papers report in kind: translation, rounds, and whatever the variants differ in.
 
         Returns:
-            Entries of ``effect``, ``system``, ``without`` and ``with`` (mean Dice by structure over the validation
-            scans), ``p`` (Wilcoxon's signed-rank test by structure, not corrected) and ``shows``: yes, no, or in kind
-            where the mean is higher but p is not below 0.05. Where few scans gain much and most lose, so that the test
-            speaks against the effect though the mean is higher, it is no.
+            Entries of ``effect``, ``system``, ``variant`` (its name where one was compared), ``without`` and ``with``
+            (mean Dice by structure over the validation scans), ``p`` (Wilcoxon's signed-rank test by structure, not
+            corrected) and ``shows``: yes, no, or in kind where the mean is higher but p is not below 0.05. Where few
+            scans gain much and most lose, so that the test speaks against the effect though the mean is higher, it is
+            no.
         """
         found = []
         for name, rounds in self.rounds.items():
@@ -121,7 +125,8 @@ class Benchmark:
         for variant in self.variants:
             if self.rounds.get(variant.system):
                 sides = (variant.metrics, self.rounds[variant.system][0][1])
-                found.append(_effect(variant.effect, variant.system, *(sides[::-1] if variant.adds else sides)))
+                compared = _effect(variant.effect, variant.system, *(sides[::-1] if variant.adds else sides))
+                found.append({**compared, "variant": variant.name})
         return sorted(found, key=lambda entry: str(entry["effect"]))
 
 
@@ -131,7 +136,7 @@ def _effect(effect: str, name: str, without: Metrics, having: Metrics) -> dict[s
     means = {side: {s: dice[s][f"mean_{column}"] for s in SCORED} for side, column in (("without", "a"), ("with", "b"))}
     p_values = {s: float(dice[s]["p_wilcoxon"]) for s in SCORED}
     shows = {s: _shows(dice[s]) for s in SCORED}
-    return {"effect": effect, "system": name, **means, "p": p_values, "shows": shows}
+    return {"effect": effect, "system": name, "variant": "", **means, "p": p_values, "shows": shows}
 
 
 def _shows(row: Mapping[str, Any]) -> str:
@@ -163,6 +168,7 @@ def read_results(
     variants: Mapping[str, Mapping[str, Any]] | None = None,
     remarks: Mapping[str, str] | None = None,
     published_effects: Sequence[Mapping[str, Any]] = (),
+    published_test: Mapping[str, Sequence[float | None]] | None = None,
 ) -> Benchmark:
     """Read what has been measured so far.
 
@@ -175,6 +181,7 @@ def read_results(
         variants: name -> ``folder`` of its run, ``of`` (the system), ``effect`` and perhaps ``adds``.
         remarks: as ``Benchmark`` has it.
         published_effects: as ``Benchmark`` has it.
+        published_test: as ``Benchmark`` has it.
     """
     every = {**folders, **{name: made["folder"] for name, made in (variants or {}).items()}}
     stopped = {name: folder / STOPPED_FILE for name, folder in every.items() if (folder / STOPPED_FILE).is_file()}
@@ -191,6 +198,7 @@ def read_results(
         remarks=remarks or {},
         published_effects=published_effects,
         real={name: read_json(f / REAL_FILE) for name, f in {**ends, **done}.items() if (f / REAL_FILE).is_file()},
+        published_test=published_test or {},
         stopped={name: read_json(file)["reason"] for name, file in stopped.items()},
     )
 

@@ -21,6 +21,7 @@ from crossmoda.errors import CrossmodaError
 from crossmoda.files import atomic_directory, write_json
 from crossmoda.labels import model_labels
 from crossmoda.preprocessing import PrepareImage
+from crossmoda.preprocessing.crop import tell_of_cut_label
 from crossmoda.segmentation.cases import cases_to_learn, cases_to_validate
 from crossmoda.segmentation.geometry import affine_of
 
@@ -80,6 +81,9 @@ def write_raw_dataset(
             if not same_grid(grid, Grid(array.shape, label.affine.numpy())):
                 raise CrossmodaError(f"{item['label']}: not on the grid of {item['image']}; resample it to that grid")
             write_volume(partial / "labelsTr" / f"{identifier}{ENDING}", array, grid.affine)
+            if isinstance(grid, Volume) and preparation is not None:
+                seen_of_it = np.count_nonzero(array[grid.array != 0])
+                tell_of_cut_label(str(item["label"]), np.count_nonzero(array), seen_of_it, "what is left of its image")
             seen |= set(np.unique(array).tolist())
         absent = [name for name, number in model_labels(structures).items() if number not in seen]
         if absent:

@@ -60,7 +60,8 @@ def estimate_command(
     print(table(found, price_per_hour))
     print(f"\nmeasured in {duration_text(time.monotonic() - started)} on {found.facts['machine']}")
     if output_dir is not None:
-        print(f"written: {write_estimate(found, Path(output_dir))}, by which the run tells the time left")
+        told = "the time" if price_per_hour is None else "time and cost"
+        print(f"written: {write_estimate(found, Path(output_dir), price_per_hour)}, by which the run tells {told} left")
     return found
 
 
@@ -105,7 +106,7 @@ def loop_of(dataset: str | Path, files: Sequence[Path], run: Path, settings: Map
     return loop
 
 
-def write_estimate(found: Estimate, run: Path) -> Path:
+def write_estimate(found: Estimate, run: Path, price_per_hour: float | None = None) -> Path:
     """Write an estimate into a run folder, made if need be, and return the file."""
     rows = [{**vars(row), "hours": round(row.hours, 4)} for row in found.rows]
     for row in rows:
@@ -114,6 +115,7 @@ def write_estimate(found: Estimate, run: Path) -> Path:
         run / ESTIMATE,
         {
             "hours": round(found.hours, 3),
+            "price_per_hour": price_per_hour,
             "steps": dict(found.steps),
             "kinds": dict(found.kinds),
             "left_out": list(found.left_out),

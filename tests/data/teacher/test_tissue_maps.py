@@ -76,6 +76,22 @@ def test_cases_tell_where_the_structures_are(folder: Path) -> None:
                 assert voxels[LABEL, x, y, z] in numbers
 
 
+def test_healthy_canals_are_where_fluid_and_nerves_are_and_no_tumour(folder: Path) -> None:
+    found = 0
+    for case in teacher_cases(folder):
+        voxels = np.load(case["tissue_map"])
+        spacing = np.diag(np.array(case["affine"]))[:3]
+        tumour = np.argwhere(np.isin(voxels[LABEL], (1, 2)))
+        for x, y, z in case["centres"]["healthy_canal"]:
+            found += 1
+            near = voxels[FIRST, max(x - 1, 0) : x + 2, max(y - 1, 0) : y + 2, z]
+            there = {TISSUE_NAMES[number] for number in np.unique(near)}
+            assert there & {"csf", "moving_csf", "nerve", "artery"}
+            if len(tumour):
+                assert np.linalg.norm((tumour - [x, y, z]) * spacing, axis=1).min() > 20
+    assert found > 10
+
+
 def test_maps_that_are_there_are_kept_and_a_patient_follows_from_seed_and_number(folder: Path, tmp_path: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
     write_tissue_maps(folder, 2, seed=4, workers=1)
