@@ -149,7 +149,7 @@ def _skull_base(side: int, rng: np.random.Generator) -> Iterator[Blob]:
 
 
 def _nerves_and_veins(side: int, rng: np.random.Generator) -> Iterator[Blob]:
-    """Yield Meckel's cave, the jugular foramen with its bulb and nerves, and the sac beside the sigmoid sinus."""
+    """Yield Meckel's cave, the jugular foramen with its bulb and nerves, sac and plexus."""
     wide = rng.uniform(0.5, 1.35)
     yield _blob("soft", "csf", (side * 19.5, 19, 4.5), (3.4 * wide, 6.5 * wide, 3.4 * wide), rng, 0.8)
     if rng.random() < 0.7:  # rootlets and ganglion fill its lower half
@@ -165,6 +165,8 @@ def _nerves_and_veins(side: int, rng: np.random.Generator) -> Iterator[Blob]:
     yield _blob("soft", "csf", (side * 14, -3, -29), (2.2, 2.2, 2.2), rng, 0.8)  # hypoglossal canal
     if rng.random() < 0.3:
         yield _blob("soft", "mucosa", (side * 44, -12, -1), (2.5, 5.0, 4.0), rng, 1.0)  # endolymphatic sac
+    if rng.random() < 0.6:  # choroid plexus that hangs from the fourth ventricle's side opening into the cistern
+        yield _blob("soft", str(rng.choice(["gland", "grey"])), (side * 14.5, -7, -12), (2.6, 2.0, 1.6), rng, 1.0)
 
 
 def _midline(rng: np.random.Generator) -> Iterator[Blob]:
