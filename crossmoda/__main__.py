@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 
 import fire
 
+from crossmoda.command_line import require_known_options
 from crossmoda.commands import Commands
 from crossmoda.errors import find_user_error
 
@@ -28,6 +31,13 @@ def joined(arguments: Sequence[str], flag: str) -> list[str]:
     return [*others, f"{flag}={','.join(values)}"] if len(values) > 1 else list(arguments)
 
 
+def require_known_options_of(arguments: Sequence[str]) -> None:
+    """Refuse options that the named command does not have, before it begins."""
+    method = getattr(Commands, arguments[0].replace("-", "_"), None) if arguments else None
+    if inspect.isfunction(method):
+        require_known_options(partial(method, Commands()), arguments[1:])
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run a command line and return its exit status."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
@@ -35,6 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
         arguments.remove("--debug")
         os.environ["CROSSMODA_DEBUG"] = "1"
     try:
+        require_known_options_of(arguments)
         status = fire.Fire(
             Commands(), command=joined(arguments, CONFIG), name="python -m crossmoda", serialize=lambda value: ""
         )

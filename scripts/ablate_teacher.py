@@ -16,15 +16,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import fire
 from comparing import folder_name, read_settings
 from judge_weights import CONFIGS, judge_real, judge_synthetic
 from real_volumes import real_folder
 
+from crossmoda.command_line import run_command
 from crossmoda.data.datalist import load_datalist, save_datalist
 from crossmoda.data.phantom import write_phantom_dataset
 from crossmoda.data.teacher import write_tissue_maps
-from crossmoda.errors import report_in_one_line
 from crossmoda.files import hash_of, read_json, write_json, write_text
 from crossmoda.labels import COCHLEA, VS
 from crossmoda.self_training.bundles import make_workflow, run_workflow
@@ -114,5 +113,4 @@ def write_table(output: Path, rows: Mapping[str, Mapping[str, float | None]]) ->
 
 
 if __name__ == "__main__":
-    report_in_one_line()
-    fire.Fire(main)
+    run_command(main)

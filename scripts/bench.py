@@ -28,6 +28,7 @@ import numpy as np
 import torch
 from monai.bundle import ConfigParser
 
+from crossmoda.command_line import run_command
 from crossmoda.data.phantom import draw_patient, draw_protocol, rasterise, render
 from crossmoda.data.volumes import read_volume, write_volume
 from crossmoda.engines import AutocastInferer
@@ -433,4 +434,4 @@ def contrast_rules(device: torch.device) -> Work:
 
 
 if __name__ == "__main__":
-    fire.Fire(main)
+    run_command(main)

@@ -23,12 +23,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import fire
 import numpy as np
 import torch
 from bench import SCAN_FOLDER, SPACING_MM, mostly_background, whole_scan
 from kill_server import free_port, slicer_client_module, start_server
 
+from crossmoda.command_line import run_command
 from crossmoda.data.volumes import write_volume
 from crossmoda.engines import save_weights
 from crossmoda.files import write_json
@@ -181,4 +181,4 @@ def peak_gb(process: int) -> float:
 
 
 if __name__ == "__main__":
-    fire.Fire(main)
+    run_command(main)

@@ -34,11 +34,12 @@ from comparing import folder_name, require_keys, require_size
 from monai.bundle import ConfigWorkflow
 from real_volumes import prepare, real_folder
 
+from crossmoda.command_line import run_command
 from crossmoda.data.datalist import load_datalist, save_datalist
 from crossmoda.data.phantom import write_phantom_dataset
 from crossmoda.data.sites import require_sites
 from crossmoda.engines.memory import peak_mib, peak_of_children_mib
-from crossmoda.errors import CrossmodaError, did_you_mean, find_user_error, report_in_one_line
+from crossmoda.errors import CrossmodaError, did_you_mean, find_user_error
 from crossmoda.evaluation.aggregate import evaluate_folder
 from crossmoda.evaluation.benchmark import read_results, write_page
 from crossmoda.evaluation.benchmark.results import ANCHORS, COST_FILE, REAL_FILE, STOPPED_FILE, UNSEEN_FILE
@@ -356,5 +357,4 @@ def facts(size: str, config: str, scale: Mapping[str, Any]) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    report_in_one_line()
-    fire.Fire(main)
+    run_command(main)

@@ -28,10 +28,11 @@ from comparing import folder_name, read_settings, scaled, table, upright
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from crossmoda.command_line import run_command
 from crossmoda.data.datalist import load_datalist, save_datalist
 from crossmoda.data.phantom import write_phantom_dataset
 from crossmoda.engines.memory import peak_mib, peak_of_children_mib, resident_mib
-from crossmoda.errors import CrossmodaError, did_you_mean, report_in_one_line
+from crossmoda.errors import CrossmodaError, did_you_mean
 from crossmoda.files import atomic_path, read_json, write_json, write_text
 from crossmoda.labels import VS
 from crossmoda.self_training import BundleUse
@@ -197,5 +198,4 @@ def draw_comparison(output: Path, names: Sequence[str], work: Work) -> None:
 
 
 if __name__ == "__main__":
-    report_in_one_line()
-    fire.Fire(main)
+    run_command(main)

@@ -28,9 +28,10 @@ from comparing import folder_name, read_settings, require_keys, scaled, table, u
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from crossmoda.command_line import run_command
 from crossmoda.data.datalist import load_datalist, save_datalist
 from crossmoda.data.phantom import write_phantom_dataset
-from crossmoda.errors import CrossmodaError, did_you_mean, report_in_one_line
+from crossmoda.errors import CrossmodaError, did_you_mean
 from crossmoda.files import atomic_path, read_json, write_json, write_text
 from crossmoda.labels import VS
 from crossmoda.self_training import BundleUse
@@ -306,5 +307,4 @@ def picture_of(item: Mapping[str, Any], output: Path, names: list[str]) -> Pictu
 
 
 if __name__ == "__main__":
-    report_in_one_line()
-    fire.Fire(main)
+    run_command(main)

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import fire
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from crossmoda.command_line import run_command
 from crossmoda.data.teacher import RandTissuePatchd, teacher_cases
-from crossmoda.errors import report_in_one_line
 from crossmoda.files import atomic_path
 from crossmoda.labels import COCHLEA, VS
 
@@ -54,5 +53,4 @@ def main(maps: str, output: str, rows: int = 5, columns: int = 8, seed: int = 0)
 
 
 if __name__ == "__main__":
-    report_in_one_line()
-    fire.Fire(main)
+    run_command(main)

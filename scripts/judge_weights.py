@@ -17,15 +17,15 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # before PyTorch is imported; 
 from pathlib import Path
 from typing import Any
 
-import fire
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from real_volumes import item, real_folder
 
+from crossmoda.command_line import run_command
 from crossmoda.data.datalist import load_datalist, save_datalist
 from crossmoda.data.volumes import Volume, read_volume, spacing_mm, voxel_volume_mm3
-from crossmoda.errors import CrossmodaError, report_in_one_line
+from crossmoda.errors import CrossmodaError
 from crossmoda.evaluation.aggregate import evaluate_folder
 from crossmoda.evaluation.calibration import calibration_of
 from crossmoda.evaluation.report.slices import grey_levels, to_ras
@@ -222,5 +222,4 @@ def lines(found: dict[str, Any]) -> list[str]:
 
 
 if __name__ == "__main__":
-    report_in_one_line()
-    fire.Fire(main)
+    run_command(main)

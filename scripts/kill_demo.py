@@ -17,8 +17,7 @@ import sys
 import time
 from pathlib import Path
 
-import fire
-
+from crossmoda.command_line import run_command
 from crossmoda.files import PARTIAL_MARK, read_json
 
 
@@ -100,4 +99,4 @@ def equal(a: Path, b: Path) -> bool:
 
 
 if __name__ == "__main__":
-    fire.Fire(main)
+    run_command(main)

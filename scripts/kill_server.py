@@ -34,9 +34,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import fire
 import numpy as np
 
+from crossmoda.command_line import run_command
 from crossmoda.data.volumes import read_grid, read_volume, write_volume
 from crossmoda.files import PARTIAL_MARK, sha256_of
 from crossmoda.self_training.review import publish, server_arguments, server_environment
@@ -293,4 +293,4 @@ def slicer_client_module() -> Any:
 
 
 if __name__ == "__main__":
-    fire.Fire(main)
+    run_command(main)

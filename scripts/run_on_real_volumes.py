@@ -14,13 +14,13 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # before PyTorch is imported; 
 
 from pathlib import Path
 
-import fire
 import torch
 from real_volumes import item, prepare, real_folder
 
+from crossmoda.command_line import run_command
 from crossmoda.data.datalist import save_datalist
 from crossmoda.data.volumes import read_volume, same_grid
-from crossmoda.errors import CrossmodaError, report_in_one_line
+from crossmoda.errors import CrossmodaError
 from crossmoda.files import read_json
 from crossmoda.labels import VS
 from crossmoda.self_training import current_segmenter, load_run
@@ -95,5 +95,4 @@ def report(run: Path) -> None:
 
 
 if __name__ == "__main__":
-    report_in_one_line()
-    fire.Fire(main)
+    run_command(main)

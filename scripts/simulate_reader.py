@@ -24,14 +24,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import fire
 import numpy as np
 import yaml
 from comparing import require_keys, require_size
 from reader_curves import write_results
 
+from crossmoda.command_line import run_command
 from crossmoda.data.phantom.dataset import EDITIONS, TRUTH_FOLDER, Job, Request, make_case, plan
-from crossmoda.errors import CrossmodaError, did_you_mean, report_in_one_line
+from crossmoda.errors import CrossmodaError, did_you_mean
 from crossmoda.evaluation.aggregate import evaluate_folder
 from crossmoda.files import atomic_directory, read_json, replace_directory, write_json
 from crossmoda.labels import EDITION_LABELS, model_labels
@@ -291,5 +291,4 @@ def dice_of_cases(metrics: Settings) -> dict[str, dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    report_in_one_line()
-    fire.Fire(main)
+    run_command(main)

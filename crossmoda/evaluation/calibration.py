@@ -34,11 +34,14 @@ class Calibration:
             return float("nan")
         return float(spearmanr(self.uncertainty, 1 - np.asarray(self.dice)).statistic)
 
-    def expected_dice(self, uncertainty: float) -> float:
+    def expected_dice(self, uncertainty: float) -> float | None:
         """Return the Dice to expect of a scan: never more for a greater uncertainty (isotonic regression).
 
-        Linear between the scans that are known, and as at the first or last of them beyond.
+        Linear between the scans that are known, and as of the surest one where the model is surer still; None where it
+        is less sure than of any that is known.
         """
+        if uncertainty > max(self.uncertainty):
+            return None
         order = np.argsort(self.uncertainty, kind="stable")
         falling = isotonic_regression(np.asarray(self.dice)[order], increasing=False).x
         return float(np.interp(uncertainty, np.asarray(self.uncertainty)[order], falling))

@@ -21,10 +21,14 @@ def test_the_rank_correlation_is_that_of_the_ranks() -> None:
 
 @pytest.mark.parametrize(
     ("uncertainty", "expected"),
-    [(0.1, 0.9), (0.2, 0.75), (0.3, 0.75), (0.25, 0.75), (0.45, 0.35), (0.0, 0.9), (1.0, 0.2)],  # .7 and .8 are pooled
+    [(0.1, 0.9), (0.2, 0.75), (0.3, 0.75), (0.25, 0.75), (0.45, 0.35), (0.0, 0.9), (0.5, 0.2)],  # .7 and .8 are pooled
 )
 def test_the_expected_dice_falls_with_uncertainty(uncertainty: float, expected: float) -> None:
     assert MEASURED.expected_dice(uncertainty) == pytest.approx(expected)
+
+
+def test_nothing_is_foretold_of_a_scan_that_is_less_sure_than_any_measured() -> None:
+    assert MEASURED.expected_dice(0.51) is None
 
 
 def test_it_is_told_and_read_again() -> None:
