@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from monai.bundle import ConfigParser
 
 from crossmoda.command_line import run_command
 from crossmoda.data.teacher import RandTissuePatchd, teacher_cases
@@ -18,11 +19,12 @@ from crossmoda.files import atomic_path
 from crossmoda.labels import COCHLEA, VS
 
 COLOURS = {VS: "#ff5a5a", COCHLEA: "#41d9ff"}
+TEACHER = "bundles/vs_cochlea_hrt2_segmentation/configs/teacher.yaml"
 PATCH, SPACING_MM = (96, 80, 32), (0.6, 0.6, 1.5)  # the segmenter's
 
 
 def main(maps: str, output: str, rows: int = 5, columns: int = 8, seed: int = 0) -> None:
-    """Draw the slice of each patch that shows most of VS and cochlea.
+    """Draw the slice of each patch that shows most of VS and cochlea, or the middle one of a patch that shows neither.
 
     Args:
         maps: a folder of tissue maps.
@@ -33,14 +35,24 @@ def main(maps: str, output: str, rows: int = 5, columns: int = 8, seed: int = 0)
     """
     cases = teacher_cases(maps)
     structures = list(COLOURS)
-    draw = RandTissuePatchd(structures, PATCH, SPACING_MM, ratios=(0, 2, 1))
+    told = ConfigParser.load_config_file(TEACHER)  # what trainings draw by
+    draw = RandTissuePatchd(
+        structures,
+        PATCH,
+        SPACING_MM,
+        ratios=told["teacher_ratios"],
+        random_share=told["random_share"],
+        faults=told["teacher_faults"],
+        clutter=told["teacher_clutter"],
+        **told["teacher_pose"],
+    )
     draw.set_random_state(seed)
     figure = Figure(figsize=(1.8 * columns, 1.5 * rows), layout="constrained")
     FigureCanvasAgg(figure)
     for number, axes in enumerate(np.atleast_2d(figure.subplots(rows, columns)).flat):
         patch = draw(cases[number % len(cases)])
         image, label = (np.asarray(patch[key])[0] for key in ("image", "label"))
-        level = int((label > 0).sum(axis=(0, 1)).argmax())
+        level = int((label > 0).sum(axis=(0, 1)).argmax()) if label.any() else label.shape[2] // 2
         axes.imshow(image[..., level].T, cmap="gray", origin="lower", vmin=-2, vmax=3)
         for value, structure in enumerate(structures, 1):
             mask = label[..., level] == value

@@ -79,6 +79,19 @@ def _require_agreement(path: Path, settings: Mapping[str, Any]) -> None:
             raise CrossmodaError(f"{path}: trained with {key} {trained[key]}, but {key} is {value}; give --{key} alike")
 
 
+def require_own_weights(path: str | Path) -> None:
+    """Make sure that weights which a training is about to replace are a training's of the same folder.
+
+    Raises:
+        CrossmodaError: there are weights, and no checkpoints of a training that made them.
+    """
+    path = Path(path)
+    if path.with_suffix(".json").is_file() and not (path.parent / CHECKPOINTS).is_dir():
+        raise CrossmodaError(
+            f"{path}: these weights were not trained in this folder; give --output_dir, or delete them"
+        )
+
+
 class SaveWeights:
     """Write a network's weights when training ends; never over weights that no training in their folder made.
 
@@ -96,15 +109,8 @@ class SaveWeights:
         self.info = dict(info or {})
 
     def attach(self, engine: Engine) -> None:
-        """Listen to the end of ``engine``'s training.
-
-        Raises:
-            CrossmodaError: there are weights already, and no checkpoints of a training that made them.
-        """
-        if self.path.with_suffix(".json").is_file() and not (self.path.parent / CHECKPOINTS).is_dir():
-            raise CrossmodaError(
-                f"{self.path}: these weights were not trained in this folder; give --output_dir, or delete them"
-            )
+        """Listen to the beginning and the end of ``engine``'s training."""
+        engine.add_event_handler(Events.STARTED, require_own_weights, self.path)
         engine.add_event_handler(Events.COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:

@@ -60,8 +60,14 @@ class SoftDice(nn.Module):
 
     def __init__(self, batch: bool = False, include_background: bool = False, smoothing: float = 1e-5) -> None:
         super().__init__()
-        shared = {"to_onehot_y": True, "softmax": True, "smooth_nr": smoothing, "smooth_dr": smoothing}
-        self.dice = DiceLoss(include_background=include_background, batch=batch, **shared)
+        self.dice = DiceLoss(
+            include_background=include_background,
+            to_onehot_y=True,
+            softmax=True,
+            batch=batch,
+            smooth_nr=smoothing,
+            smooth_dr=smoothing,
+        )
 
     def forward(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Return the loss, a scalar, of logits (B, C, X, Y, Z) and a target (B, 1 or 2, X, Y, Z)."""

@@ -134,6 +134,9 @@ def test_training_and_inference_agree(configs: Path) -> None:
     ):
         assert train_config[key] == inference_config[key], key
     working_space, preprocessing = train_config["to_working_space"], inference_config["preprocessing"]
+    assert (
+        preprocessing.pop("pad_size") == "@patch_size"
+    )  # a training draws patches from what is padded; a window need not
     assert {**working_space, "label_keys": None} == {**preprocessing, "label_keys": None}
 
 

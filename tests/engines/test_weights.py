@@ -67,7 +67,9 @@ def test_weights_that_came_from_elsewhere_are_not_overwritten(tmp_path: Path) ->
     network, engine = torch.nn.Linear(2, 3), Engine(lambda _engine, _batch: None)
     SaveWeights(network, tmp_path / "model.pt").attach(engine)
     engine.run([0], max_epochs=1)
+    before = (tmp_path / "model.pt").read_bytes()
     with pytest.raises(CrossmodaError, match=r"model\.pt: these weights were not trained .* give --output_dir"):
-        SaveWeights(network, tmp_path / "model.pt").attach(engine)
+        engine.run([0], max_epochs=1)
+    assert (tmp_path / "model.pt").read_bytes() == before
     (tmp_path / "checkpoints").mkdir()
-    SaveWeights(network, tmp_path / "model.pt").attach(engine)
+    engine.run([0], max_epochs=1)

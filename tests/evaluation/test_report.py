@@ -120,12 +120,18 @@ def test_how_sure_the_model_is_is_measured_on_the_validation_scans(make_run: Cal
     cases = read_json(run.path / f"round_{number}" / "metrics.json")["cases"]
     dice = {case["case"]: (case["vs"]["dice"] + case["cochlea"]["dice"]) / 2 for case in cases}
     file = run.path / f"round_{number}" / "uncertainty" / "uncertainty.json"
-    write_json(file, read_json(file) | {case: (1 - value) / 2 for case, value in dice.items()})
+    scores = {case: (1 - value) / 2 for case, value in dice.items()}
+    worst = max(scores, key=lambda case: scores[case])
+    write_json(file, {**scores, run.targets[0]: scores[worst]})
     text = write_report(run.path).read_text()
     assert "the validation scans of this run, whose truth is known (6)" in text
     assert "uncertainty and error 1.00" in text
-    first = text[text.index(f"1. {run.targets[0]}") :]  # of uncertainty 0.9, beyond all that were measured
-    assert re.search(r"expected Dice <b>([\d.]+)</b>", first)[1] == f"{min(dice.values()):.2f}"  # type: ignore[index]
+    first = text[text.index(f"1. {run.targets[0]}") :]
+    assert re.search(r"expected Dice <b>([\d.]+)</b>", first)[1] == f"{dice[worst]:.2f}"  # type: ignore[index]
+    write_json(file, {**scores, run.targets[0]: 0.9})  # beyond all that were measured
+    text = write_report(run.path).read_text()
+    assert "less sure than of any scan measured" in text
+    assert "<td>not known</td>" in text
 
 
 def test_given_weights_bring_what_was_measured_with_them(make_run: Callable[..., Any]) -> None:
