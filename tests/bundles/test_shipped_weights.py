@@ -41,12 +41,12 @@ def dice(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def predict(bundle: Path, images: dict[str, Path], folder: Path) -> dict[str, Path]:
-    """Return the label files of scans, predicted as they are served: no setting is changed."""
+    """Return the label files of scans, predicted as make serve does: no setting is changed."""
     items = [{"case": case, "site": "unknown", "image": str(image)} for case, image in images.items()]
     empty: dict[str, Any] = {"edition": "plain", "labels": {"vs": 1}, "source": [], "target": []}
     save_datalist(folder / "datalist.json", {**empty, "validation": items})
     places = {"dataset_dir": str(folder / "datalist.json"), "output_dir": str(folder / "out")}
-    workflow_of(bundle / "configs", ["inference", "uncertainty"], "inference", **places).run()
+    workflow_of(bundle / "configs", ["inference", "uncertainty", "anatomy"], "inference", **places).run()
     return {case: folder / "out" / f"{case}_Label.nii.gz" for case in images}
 
 

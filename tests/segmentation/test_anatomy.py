@@ -51,6 +51,18 @@ def test_where_none_is_near_the_largest_stays():
     assert tumours(KeepOneTumourd("pred", ("vs",), 10.0), torch.where(label == 2, 0, label)) == [12, 13]
 
 
+def test_a_tumour_far_from_both_cochleae_is_none_where_it_may_not_stay():
+    label = scene()
+    strict = {"distance_mm": 1.0, "keep_far": False}
+    assert tumours(KeepOneTumourd("pred", NAMES, **strict), torch.from_numpy(label)) == [12, 13]  # the other is hidden
+    label[0, 19, 5, 5] = 2
+    assert tumours(KeepOneTumourd("pred", NAMES, **strict), torch.from_numpy(label)) == []
+    label[0, 3:5] = 0  # a single one
+    assert tumours(KeepOneTumourd("pred", NAMES, **strict), torch.from_numpy(label)) == []
+    assert tumours(KeepOneTumourd("pred", NAMES, 1.0), torch.from_numpy(label)) == [12, 13]
+    assert tumours(KeepOneTumourd("pred", NAMES, 12.0, keep_far=False), torch.from_numpy(label)) == [12, 13]
+
+
 def test_a_model_that_seeks_no_tumour_is_left_as_it_is():
     label = torch.from_numpy(scene())
     for structures in (("cochlea",), ("intra", "cochlea")):
