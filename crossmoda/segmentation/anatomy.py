@@ -33,8 +33,9 @@ class KeepOneTumour(Transform):
 
     A patient has one VS here, which grows from the canal beside the cochlea. The largest component alone is at times a
     cistern or a vessel far from it. Where no component is near, or no cochlea was sought or found, the largest of all
-    stays, for a person to see, unless ``keep_far`` is false and both cochleae were found: then there is none. The parts of a tumour, where a model tells them apart, count together. A model that
-    seeks no tumour, or one part alone, is left as it is. Deterministic; not invertible.
+    stays, for a person to see, unless ``keep_far`` is false and both cochleae were found: then there is none. The parts
+    of a tumour, where a model tells them apart, count together. A model that seeks no tumour, or one part alone, is
+    left as it is. Deterministic; not invertible.
 
     Args:
         structures: names in the order of the network's output channels.
