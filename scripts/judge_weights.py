@@ -217,6 +217,9 @@ def lines(found: dict[str, Any]) -> list[str]:
         for name, row in {"all": scores["structures"], **scores["sites"]}.items():
             cells = [f"{row[structure][key]['mean']:.3f}" for key in ("dice", "assd") for structure in NUMBERS]
             made.append(f"| {name} | {' | '.join(cells)} | {row[VS]['dice']['n']} |")
+        sizes = [case[VS]["volume_mm3"] / case[VS]["truth_volume_mm3"] for case in scores["cases"]]
+        told = f"{np.median(sizes):.2f} ({min(sizes):.2f} to {max(sizes):.2f})"
+        made += ["", f"VS found, times the true volume: median {told}"]
         made += ["", f"Spearman's rank correlation of uncertainty and error: {found['synthetic']['spearman']:.2f}"]
     return made
 
