@@ -57,7 +57,7 @@ def main(weights: tuple[str, ...], output: str) -> None:
     mean = {name: torch.stack([state[name].double() for state in states]).mean(0).to(value.dtype)
             for name, value in states[0].items()}  # fmt: skip
     parts = [{key: one.get(key) for key in ("sha256", "iterations", "config_hash")} for one in told]
-    save_weights(Holder(mean), output, {**{key: told[0][key] for key in AGREED}, "mean_of": parts})
+    save_weights(Holder(mean), output, {**{key: told[0][key] for key in AGREED if key in told[0]}, "mean_of": parts})
     print(f"written: {output}")
 
 
