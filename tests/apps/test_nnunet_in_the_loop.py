@@ -44,7 +44,8 @@ def run(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of round 0 and one round of self-training, all segmenters nnU-Net's, each of two steps."""
     folder = tmp_path_factory.mktemp("nnunet") / "run"
     settings = tiny_loop(rounds=1, anchors=False, **OVERLAYS)
-    run_loop(tiny_dataset, folder, **{**settings, "segmenter_settings": TRAINING})
+    own = {"segmenter_settings": TRAINING, "segmenter_inference_settings": OVERLAYS["segmenter_inference_settings"]}
+    run_loop(tiny_dataset, folder, **{**settings, **own})
     return folder
 
 
