@@ -58,6 +58,7 @@ class Patient:
         numbers = asdict(self)
         if self.variety is None:
             del numbers["variety"]
+            (numbers["tumour"] or {}).pop("erosion", None)
         return numbers
 
 

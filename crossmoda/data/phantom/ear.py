@@ -33,6 +33,9 @@ CENTRE: Point = (34.0, 7.6, -1.5)  # of the cochlea's base
 VESTIBULE: Point = (38.0, 1.5, 0.6)
 FUNDUS: Point = (33.4, 3.4, 0.8)
 PORUS: Point = (23.2, 0.8, 0.2)
+EVENLY_WIDENED_MM = (
+    0.9  # what a tumour adds to the radius of the whole canal; more widens its mouth rather than its end
+)
 
 
 @dataclass(frozen=True)
@@ -155,12 +158,18 @@ def _aqueduct(ear: Ear, q: Coordinates) -> np.ndarray:
     return capsule(q, ear.here(VESTIBULE), ear.here((36.2, 5.0, -2.6)), 1.0, 0.8)
 
 
+def canal_radii(ear: Ear, widened_mm: float) -> tuple[float, float]:
+    """Return the canal's radius at its mouth and at its end, mm: what widens it much does so like a trumpet."""
+    much = max(widened_mm - EVENLY_WIDENED_MM, 0)
+    return ear.canal_radius + widened_mm, ear.canal_radius + widened_mm - 0.6 * much
+
+
 def canal(ear: Ear, p: Coordinates, widened_mm: float = 0.0) -> np.ndarray:
     """Return the signed distance to the internal auditory canal, its mouth flared; ``widened_mm`` as by a tumour."""
     q = ear.own(p)
-    radius = ear.canal_radius + widened_mm
+    radius, end = canal_radii(ear, widened_mm)
     inner = ear.fundus - 1.2 * ear.axis
-    tube = capsule(q, ear.porus - 2 * ear.axis, inner, radius + 0.5, max(radius - 0.3, 1.6))
+    tube = capsule(q, ear.porus - 2 * ear.axis, inner, radius + 0.5, max(end - 0.3, 1.6))
     mouth = ellipsoid(q, ear.porus - 1.0 * ear.axis, (2.6, radius + 1.6, radius + 1.2))
     return smooth_union(tube, mouth, 1.5)
 

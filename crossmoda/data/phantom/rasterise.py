@@ -235,7 +235,8 @@ def _paint_ear(canvas: Canvas, patient: Patient, one: Ear) -> np.ndarray:
     if variety is not None and not affected:
         widening = variety.canal_mm[which]
     tube = [one.porus, one.fundus]
-    low, high = np.min(tube, 0) - 5, np.max(tube, 0) + 5
+    room = 5 + 1.5 * max(widening - 1.5, 0)
+    low, high = np.min(tube, 0) - room, np.max(tube, 0) + room
     canvas.draw("csf", lambda p: ear.canal(one, p, widening), _sided(low, high, one.side))
     nerves = ear.canal_nerves(one, *((variety.nerve_width[which], variety.nerve_spread[which]) if variety else ()))
     canvas.draw("nerve", nerves, nerves.box, FINE_MM)

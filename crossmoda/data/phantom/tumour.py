@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from crossmoda.data.phantom.ear import Ear
+from crossmoda.data.phantom.ear import EVENLY_WIDENED_MM, Ear, canal_radii
 from crossmoda.data.phantom.frame import Push, Triple
 from crossmoda.data.phantom.shapes import Coordinates, capsule, ellipsoid, smooth_intersection, smooth_union
 from crossmoda.data.phantom.skull import petrous_face
@@ -22,6 +22,7 @@ KOOS_VOLUME_ML = {
 }
 KOOS_SHARE = {1: 0.09, 2: 0.29, 3: 0.36, 4: 0.26}
 PUSH_SHARE = {1: 0.0, 2: 0.0, 3: 0.15, 4: 0.55}  # of the extra-meatal volume that displaces brain rather than CSF
+EDGE_MM = 3.5  # room about the canal's axis for a tumour that widens it evenly
 DRAW_STEP_MM = 0.5  # grid on which a drawn tumour's size is matched to its volume
 
 
@@ -30,9 +31,11 @@ class Tumour:
     """Hold one tumour; positions are right-sided, to be mirrored by ``side``.
 
     ``reach`` is how far it fills the canal from its mouth (mm), ``start`` where a purely intra-meatal one begins;
-    ``widening`` by how much it widens the canal; ``radii`` of the extra-meatal body (mm, zero for none); ``lobes``
-    are (wave vector, phase, amplitude as a share of the radius); ``cysts`` are (centre, radius); ``mixture`` is the
-    share of loose tissue and ``grain`` the size of its patches (mm).
+    ``widening`` by how much it widens the canal's radius at its mouth (mm; ``ear.canal_radii``), ``erosion`` the
+    radius of the hollow that it has worn into the petrous bone about the mouth and fills (mm, zero for none);
+    ``radii`` of the extra-meatal body (mm, zero for none); ``lobes`` are (wave vector, phase, amplitude as a share of
+    the radius); ``cysts`` are (centre, radius); ``mixture`` is the share of loose tissue and ``grain`` the size of its
+    patches (mm).
     """
 
     side: int
@@ -47,6 +50,7 @@ class Tumour:
     cysts: tuple[tuple[Triple, float], ...]
     mixture: float
     grain: float
+    erosion: float = 0.0
 
     def body(self, p: Coordinates, ear: Ear) -> np.ndarray:
         """Return the signed distance to the whole tumour."""
@@ -59,12 +63,16 @@ class Tumour:
             angle = sum((float(k) * (a - float(c)) for k, a, c in zip(vector, q, self.centre, strict=True)), phase)
             extra = extra + np.float32(share * self.radii[0]) * np.sin(angle)
         extra = smooth_intersection(extra, petrous_face(q), 1.5)
-        return smooth_union(extra, intra, 2.5)
+        whole = smooth_union(extra, intra, 2.5)
+        if self.erosion > 0:
+            worn = ellipsoid(q, _rounded(ear.porus), (self.erosion, self.erosion, 0.85 * self.erosion))
+            whole = smooth_union(whole, worn, 2.5)
+        return whole
 
     def _intra(self, q: Coordinates, ear: Ear) -> np.ndarray:
-        radius = ear.canal_radius + self.widening
+        radius, end = canal_radii(ear, self.widening)
         first, last = ear.porus + self.start * ear.axis, ear.porus + self.reach * ear.axis
-        return capsule(q, first, last, radius, radius * 0.8)
+        return capsule(q, first, last, radius, end * 0.8)
 
     def intra_meatal(self, p: Coordinates, ear: Ear) -> np.ndarray:
         """Return the distance that is negative on the canal's side of the plane of its mouth.
@@ -84,7 +92,7 @@ class Tumour:
     def box(self, ear: Ear) -> tuple[np.ndarray, np.ndarray]:
         """Return the box that holds the tumour, on its own side."""
         points = [ear.porus, ear.fundus]
-        edge = np.array([3.5] * 3)
+        edge = max(EDGE_MM + 1.5 * max(self.widening - EVENLY_WIDENED_MM, 0), 1.2 * self.erosion)
         low, high = np.min(points, 0) - edge, np.max(points, 0) + edge
         if self.radii[0] > 0:
             reach = np.asarray(self.radii) * (1 + sum(share for *_, share in self.lobes)) + 1

@@ -9,7 +9,9 @@ import pytest
 
 from crossmoda.data.phantom import draw_patient, draw_varied_patient, rasterise
 from crossmoda.data.phantom.anatomy import Patient
-from crossmoda.data.phantom.ear import PORUS
+from crossmoda.data.phantom.ear import PORUS, Ear, canal_radii
+from crossmoda.data.phantom.skull import petrous_face
+from crossmoda.data.phantom.tumour import Tumour
 from crossmoda.data.phantom.variety import LEAST_DISTANCE_MM, Blob, Variety
 
 SHAPE, SPACING_MM = (120, 76, 20), (0.9, 0.9, 2.4)
@@ -74,8 +76,11 @@ def _variety(patient: Patient) -> Variety:
 
 
 def test_a_plain_patient_says_nothing_of_variety() -> None:
-    assert "variety" not in draw_patient(np.random.default_rng(0)).as_json()
-    assert "variety" in draw_varied_patient(np.random.default_rng(0)).as_json()
+    plain, varied = (draw(np.random.default_rng(1)).as_json() for draw in (draw_patient, draw_varied_patient))
+    assert "variety" not in plain
+    assert "erosion" not in plain["tumour"]
+    assert "variety" in varied
+    assert "erosion" in varied["tumour"]
 
 
 def test_a_patient_without_a_tumour_has_no_tumour_ear() -> None:
@@ -117,3 +122,51 @@ def test_flow_marrow_and_strands_take_their_share_of_fluid_bone_and_fat() -> Non
     assert after["csf"].sum() < before["csf"].sum()
     assert after["bone"].sum() < before["bone"].sum()
     assert after["muscle"].sum() > before["muscle"].sum()
+
+
+@pytest.mark.parametrize("changes", [{"widening": 0.0}, {"widening": 2.0}, {"widening": 4.0}, {"erosion": 6.0}])
+def test_the_box_of_a_tumour_holds_it_however_wide_its_canal(changes: dict[str, float]) -> None:
+    tumour, ear = _right_tumour(2)
+    changed = replace(tumour, **changes)
+    step = 0.4
+    axes = [
+        np.arange(-step * n, step * n + 1e-6, step, dtype=np.float32) + c
+        for n, c in zip((60, 50, 50), ear.porus, strict=True)
+    ]
+    grid = np.meshgrid(*axes, indexing="ij")
+    points = np.stack(grid)[:, changed.body((grid[0], grid[1], grid[2]), ear) < 0]
+    low, high = changed.box(ear)
+    outside = ((points < low[:, None]) | (points > high[:, None])).any(0)
+    assert outside.mean() < 0.01
+
+
+def test_a_widened_canal_is_as_wide_as_said_at_its_mouth_and_narrower_at_its_end() -> None:
+    _, ear = _right_tumour(2)
+    assert canal_radii(ear, 0.5) == (ear.canal_radius + 0.5, ear.canal_radius + 0.5)
+    mouth, end = canal_radii(ear, 2.9)
+    assert mouth == pytest.approx(ear.canal_radius + 2.9)
+    assert end == pytest.approx(ear.canal_radius + 1.7)  # two of the 2.9 mm are above 0.9, of which 0.4 reach the end
+
+
+def test_a_tumour_that_has_worn_away_bone_reaches_deeper_into_it_beside_the_canal() -> None:
+    tumour, ear = _right_tumour(3)
+    axes = [np.arange(-16, 16, 0.5, dtype=np.float32) + c for c in ear.porus]
+    grid = np.meshgrid(*axes, indexing="ij")
+    points = (grid[0], grid[1], grid[2])
+    beside = np.hypot(points[1] - ear.porus[1], points[2] - ear.porus[2]) > ear.canal_radius + 1.5
+    deep, kept = (petrous_face(points) > 2.5) & beside, petrous_face(points) < -8
+    before, after = (replace(tumour, erosion=worn, widening=0.0).body(points, ear) < 0 for worn in (0.0, 6.0))
+    assert not (before & deep).any()
+    assert (after & deep).sum() * 0.5**3 > 25  # mm3
+    np.testing.assert_array_equal(before & kept, after & kept)
+    inner = replace(tumour, erosion=6.0).intra_meatal(points, ear) < 0
+    assert (after & inner).sum() > (before & inner).sum()
+
+
+def _right_tumour(koos: int) -> tuple[Tumour, Ear]:
+    """Return a tumour of a grade in a right ear, and the ear."""
+    rng = np.random.default_rng(11)
+    patient = draw_patient(rng, koos)
+    while patient.tumour is None or patient.tumour.side < 0:
+        patient = draw_patient(rng, koos)
+    return patient.tumour, patient.tumour_ear
