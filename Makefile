@@ -21,7 +21,7 @@ UV := .bootstrap/bin/uv
 STAMP := $(VENV)/.installed
 DEMO := runs/demo
 DEMO_DATA := runs/demo_data
-MINE ?= runs/mine
+MINE ?= runs/scans
 
 .PHONY: help demo test serve bench lint lock setup clean
 

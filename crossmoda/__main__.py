@@ -10,7 +10,7 @@ from functools import partial
 
 import fire
 
-from crossmoda.command_line import require_known_options
+from crossmoda.command_line import help_alone, require_known_options
 from crossmoda.commands import Commands
 from crossmoda.errors import find_user_error
 
@@ -45,6 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
         arguments.remove("--debug")
         os.environ["CROSSMODA_DEBUG"] = "1"
     try:
+        arguments = [*arguments[:1], *help_alone(arguments[1:])]
         require_known_options_of(arguments)
         status = fire.Fire(
             Commands(), command=joined(arguments, CONFIG), name="python -m crossmoda", serialize=lambda value: ""

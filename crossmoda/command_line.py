@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,8 +18,15 @@ OWN_OF_FIRE = ("help",)
 def run_command(function: Callable[..., Any]) -> None:
     """Run a script's function with the process's arguments; mistakes end it with one line."""
     report_in_one_line()
-    require_known_options(function, sys.argv[1:])
-    fire.Fire(function)
+    arguments = help_alone(sys.argv[1:])
+    require_known_options(function, arguments)
+    fire.Fire(function, command=arguments)
+
+
+def help_alone(arguments: Sequence[str]) -> list[str]:
+    """Return arguments; ``--help`` or ``-h`` leaves the help alone, since fire would first call the function."""
+    own = list(arguments[: arguments.index("--")] if "--" in arguments else arguments)
+    return ["--", "--help"] if set(own) & {"--help", "-h"} else list(arguments)
 
 
 def require_known_options(function: Callable[..., Any], arguments: Sequence[str]) -> None:
@@ -39,25 +47,30 @@ def require_known_options(function: Callable[..., Any], arguments: Sequence[str]
         argument = left.pop(0)
         if argument == "--":
             return
-        if not argument.startswith("--"):
-            plain += not argument.startswith("-")
+        if not _FLAG.match(argument):
+            plain += 1
             continue
-        option, given, _ = argument[2:].partition("=")
-        if not given and left and not left[0].startswith("--"):
+        option, given, _ = argument.lstrip("-").partition("=")
+        if not given and left and not _FLAG.match(left[0]):
             left.pop(0)
         if inspect.Parameter.VAR_KEYWORD not in kinds:
-            _require_option(option, names)
+            _require_option(argument.partition("=")[0], option, names)
     if plain > len(names) and inspect.Parameter.VAR_POSITIONAL not in kinds:
         raise CrossmodaError(
             f"{plain} arguments without a name, but there are {len(names)} at most: {', '.join(names)}"
         )
 
 
+_FLAG = re.compile("--|-[a-zA-Z]")  # as fire tells options from values, which may be negative numbers
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
-def _require_option(option: str, names: Sequence[str]) -> None:
+def _require_option(argument: str, option: str, names: Sequence[str]) -> None:
+    """Refuse an option that fire would not take either: a name, ``no`` before one, or the first letter of one alone."""
     name = option.replace("-", "_")
+    letter = not argument.startswith("--") and len(option) == 1
+    if letter and sum(known.startswith(option) for known in names) == 1:
+        return
     if name in names or name in OWN_OF_FIRE or name.removeprefix("no") in names:
         return
-    raise CrossmodaError(f"--{option} is unknown; {did_you_mean(name, names)}")
+    raise CrossmodaError(f"{argument} is unknown; {did_you_mean(name, names)}")

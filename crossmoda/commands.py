@@ -74,11 +74,11 @@ class Commands:
 
         return check_command(dataset)
 
-    def teacher(self, out: str, cases: int = 320, seed: int = 0, processes: int | None = None) -> None:
-        """Draw varied synthetic patients, for a segmenter that learns real hrT2 without a real label.
+    def teacher(self, out: str, cases: int = 640, seed: int = 0, processes: int | None = None) -> None:
+        """Draw varied synthetic patients, which teach a segmenter for real hrT2 without a real label.
 
-        OUT gets one tissue map a patient, 4 to 16 MB, which variant_synthetic_teacher.yaml of the segmentation bundle
-        renders anew at every training step. Interrupted, or asked for more cases, the same command goes on.
+        OUT gets one tissue map a patient, 16 MB at most, which variant_synthetic_teacher.yaml of the segmentation
+        bundle renders anew at every training step. Interrupted, or asked for more cases, the same command goes on.
 
         Args:
             out: the folder to make.

@@ -26,6 +26,9 @@ def free(folder: str, **settings: Any) -> None: ...
         ["out", "-c", "4"],
         ["out", "--help"],
         ["out", "--", "--trace"],
+        ["out", "-4"],
+        ["out", "-record"],
+        ["out", "-r"],
     ],
 )
 def test_what_the_function_knows_passes(arguments: list[str]) -> None:
@@ -37,6 +40,8 @@ def test_what_the_function_knows_passes(arguments: list[str]) -> None:
     [
         (["out", "--case", "4"], "--case is unknown; did you mean 'cases'?"),
         (["out", "--cases=4", "--xyz"], "--xyz is unknown; none of the 3 that there are is like it"),
+        (["out", "-case", "4"], "-case is unknown; did you mean 'cases'?"),
+        (["out", "-x"], "-x is unknown; none of the 3 that there are is like it"),
         (["out", "4", "True", "more"], "4 arguments without a name, but there are 3 at most: folder, cases, record"),
     ],
 )
@@ -53,6 +58,15 @@ def test_settings_of_any_name_pass_where_they_are_taken() -> None:
 def test_a_command_with_a_misspelt_option_does_nothing(tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["teacher", str(tmp_path / "maps"), "--cases", "1", "--worker", "1"]) == 1
     assert capsys.readouterr().err.startswith("error: --worker is unknown; ")
+    assert not (tmp_path / "maps").exists()
+
+
+def test_help_beside_other_arguments_does_nothing_else(tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    for flag in ("--help", "-h"):
+        with pytest.raises(SystemExit) as ended:
+            main(["teacher", str(tmp_path / "maps"), "--cases", "1", flag])
+        assert ended.value.code == 0
+        assert "one in five has no tumour" in capsys.readouterr().err
     assert not (tmp_path / "maps").exists()
 
 
