@@ -12,21 +12,25 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform, Transform
 from monai.utils import TransformBackends
 from scipy import ndimage
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
-from scipy.spatial import cKDTree
 
 from crossmoda.data.volumes import voxel_volume_mm3
 from crossmoda.errors import CrossmodaError
 from crossmoda.labels import COCHLEA, EXTRA, INTRA, VS, mask_of, model_labels, numbers_of
 from crossmoda.preprocessing.each_key import EachKeyd
-from crossmoda.segmentation.anatomy import NEAR_MM, nearest_mm, spacing_of
+from crossmoda.segmentation.anatomy import (
+    APART_MM,
+    FAR_VS,
+    JOIN_MM,
+    NEAR_MM,
+    NEIGHBOURS,
+    joined_components,
+    left_to_right_mm,
+    nearest_mm,
+    spacing_of,
+)
 from crossmoda.segmentation.by_name import values_sought
 from crossmoda.segmentation.geometry import affine_of
 
-NEIGHBOURS = np.ones((3, 3, 3))
-APART_MM = (25.0, 80.0)  # left to right between the cochleae's centres: about 45 to 55 mm in adults, and some play
-JOIN_MM = 2.0  # pieces of one cochlea: the bone between its turns is thinner
 # Volumes in mm3. Both cochleae of the challenge measure 184 +- 28 together, its largest tumour 27 mL outside the canal,
 # and the canal holds 2 mL at most.
 VOLUMES_MM3 = {VS: (10.0, 30000.0), COCHLEA: (30.0, 250.0), INTRA: (0.0, 2000.0), EXTRA: (0.0, 30000.0)}
@@ -105,7 +109,7 @@ class KeepTwoCochleae(Transform):
         if count < 2:
             return label_map
         volumes = np.bincount(groups.ravel(), minlength=count + 1)[1:]
-        sides = _left_to_right_mm(groups, count, affine)
+        sides = left_to_right_mm(groups, count, affine)
         least, most = self.apart_mm
         pairs = [
             pair for pair in combinations(range(count), 2) if least <= abs(np.subtract(*sides[list(pair)])) <= most
@@ -151,6 +155,7 @@ def check_anatomy(
     volumes_mm3: Mapping[str, Sequence[float]] | None = None,
     distance_mm: float = NEAR_MM,
     apart_mm: Sequence[float] = APART_MM,
+    far_vs_mm3: float = 0.0,
 ) -> dict[str, Any]:
     """Return what a label map shows, and which rules of anatomy it breaks; nothing is changed.
 
@@ -162,6 +167,7 @@ def check_anatomy(
         volumes_mm3: least and largest volume by structure, in place of ``VOLUMES_MM3``; of the cochlea, for each side.
         distance_mm: largest, between the nearest voxel centres of VS and cochlea.
         apart_mm: least and largest distance of the cochleae's centres from left to right.
+        far_vs_mm3: what was dropped as a VS far from both cochleae.
 
     Returns:
         ``found``: measured values by name. ``failed``: for each broken rule a dictionary of ``rule`` (a key of
@@ -176,6 +182,8 @@ def check_anatomy(
         found[f"{name}_mm3"] = round(float(masks[name].sum()) * voxel_volume_mm3(affine), 2)
         allowed[f"{name}_mm3"] = limits[name]
     if VS in masks:
+        if far_vs_mm3 > 0:
+            found["far_vs_mm3"], allowed["far_vs_mm3"] = round(far_vs_mm3, 2), (0, 0)
         found["tumours"], allowed["tumours"] = ndimage.label(masks[VS], NEIGHBOURS)[1], (1, 1)
     if COCHLEA in masks:
         found |= _measured_cochleae(masks[COCHLEA], affine, spacing_of(label_map))
@@ -194,6 +202,8 @@ def check_anatomy(
 
 class CheckAnatomyd(MapTransform):
     """Add ``check_anatomy``'s report to the item, under a key's name + ``"_anatomy"``; label maps stay as they are.
+
+    What ``KeepOneTumourd`` has dropped as far from both cochleae is told, too.
 
     Args:
         keys: of label maps (1, X, Y, Z).
@@ -215,27 +225,9 @@ class CheckAnatomyd(MapTransform):
         """Return a copy of the item with the report."""
         item = dict(data)
         for key in self.key_iterator(item):
-            item[f"{key}_anatomy"] = check_anatomy(item[key], self.structures, **self.limits)
+            far_mm3 = item.pop(f"{key}{FAR_VS}", 0.0)
+            item[f"{key}_anatomy"] = check_anatomy(item[key], self.structures, far_vs_mm3=far_mm3, **self.limits)
         return item
-
-
-def joined_components(mask: np.ndarray, spacing_mm: Sequence[float], join_mm: float) -> tuple[np.ndarray, int]:
-    """Return numbered components (26 neighbours) of a mask (X, Y, Z) and their count; near ones have one number.
-
-    Args:
-        mask: bool.
-        spacing_mm: of the voxels.
-        join_mm: components whose nearest voxel centres are at most this far apart are one.
-    """
-    components, count = ndimage.label(mask, NEIGHBOURS)
-    if count < 2:
-        return components, count
-    border = np.argwhere(mask & ~ndimage.binary_erosion(mask))  # what is nearest to another component lies there
-    near = cKDTree(border * np.asarray(spacing_mm)).query_pairs(join_mm + 1e-6, output_type="ndarray")
-    first, second = components[tuple(border.T)][near].T - 1
-    graph = coo_matrix((np.ones(len(near)), (first, second)), shape=(count, count))
-    joined, groups = connected_components(graph, directed=False)
-    return np.concatenate([[0], groups + 1])[components], joined
 
 
 def _measured_cochleae(cochlea: np.ndarray, affine: np.ndarray, spacing_mm: Sequence[float]) -> dict[str, float]:
@@ -249,15 +241,9 @@ def _measured_cochleae(cochlea: np.ndarray, affine: np.ndarray, spacing_mm: Sequ
         "cochlea_largest_mm3": round(float(volumes.max()), 2),
     }
     if count == 2:
-        sides = _left_to_right_mm(groups, count, affine)
+        sides = left_to_right_mm(groups, count, affine)
         measured["cochleae_apart_mm"] = round(float(abs(sides[0] - sides[1])), 2)
     return measured
-
-
-def _left_to_right_mm(groups: np.ndarray, count: int, affine: np.ndarray) -> np.ndarray:
-    """Return the world's x (count,) of the centre of each numbered group (X, Y, Z), in mm."""
-    centres = np.asarray(ndimage.center_of_mass(groups > 0, groups, range(1, count + 1)))
-    return centres @ affine[0, :3] + affine[0, 3]
 
 
 def _tells(structure: str, labels: dict[str, int]) -> bool:

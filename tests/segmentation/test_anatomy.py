@@ -51,16 +51,42 @@ def test_where_none_is_near_the_largest_stays():
     assert tumours(KeepOneTumourd("pred", ("vs",), 10.0), torch.where(label == 2, 0, label)) == [12, 13]
 
 
-def test_a_tumour_far_from_both_cochleae_is_none_where_it_may_not_stay():
-    label = scene()
-    strict = {"distance_mm": 1.0, "keep_far": False}
-    assert tumours(KeepOneTumourd("pred", NAMES, **strict), torch.from_numpy(label)) == [12, 13]  # the other is hidden
-    label[0, 19, 5, 5] = 2
-    assert tumours(KeepOneTumourd("pred", NAMES, **strict), torch.from_numpy(label)) == []
-    label[0, 3:5] = 0  # a single one
-    assert tumours(KeepOneTumourd("pred", NAMES, **strict), torch.from_numpy(label)) == []
-    assert tumours(KeepOneTumourd("pred", NAMES, 1.0), torch.from_numpy(label)) == [12, 13]
-    assert tumours(KeepOneTumourd("pred", NAMES, 12.0, keep_far=False), torch.from_numpy(label)) == [12, 13]
+def heads(second: int, third: int = -1):
+    """A head 60 mm wide with cochleae at x = 0, ``second`` and perhaps ``third``, and a tumour of 8 voxels at x = 24."""
+    label = np.zeros((1, 60, 6, 6), np.uint8)
+    label[0, [0, second, third if third >= 0 else second], 0, 0] = 2
+    label[0, 24:26, :2, :2] = 1
+    return torch.from_numpy(label)
+
+
+def test_a_tumour_far_from_both_cochleae_is_none_and_its_volume_is_told():
+    strict = KeepOneTumourd("pred", NAMES, 10.0, far_mm=20.0)
+    assert tumours(strict, heads(59)) == []
+    assert strict({"pred": heads(59)})["pred_far_vs_mm3"] == 8.0
+    assert tumours(KeepOneTumourd("pred", NAMES, 10.0), heads(59)) == [24, 25]
+    nearer = KeepOneTumourd("pred", NAMES, 10.0, far_mm=24.0)  # the cochlea at x = 0 is 24 mm away
+    assert tumours(nearer, heads(59)) == [24, 25]
+    assert "pred_far_vs_mm3" not in nearer({"pred": heads(59)})
+
+
+def test_a_far_tumour_stays_where_the_cochlea_beside_it_may_not_have_been_found():
+    strict = KeepOneTumourd("pred", NAMES, 10.0, far_mm=20.0)
+    assert tumours(strict, heads(0)) == [24, 25]
+    assert tumours(strict, heads(2)) == [24, 25]  # two pieces of one cochlea
+    assert tumours(strict, heads(2, third=59)) == []
+
+
+def test_left_and_right_of_a_far_tumour_are_those_of_the_world():
+    strict = KeepOneTumourd("pred", NAMES, 10.0, far_mm=20.0)
+    upright = torch.eye(4, dtype=torch.float64)[[2, 0, 1, 3]]  # x of the array runs from foot to head
+    assert tumours(strict, MetaTensor(heads(59), affine=upright)) == [24, 25]
+    flipped = torch.diag(torch.tensor([-1.0, 1, 1, 1], dtype=torch.float64))
+    assert tumours(strict, MetaTensor(heads(59), affine=flipped)) == []
+
+
+def test_what_is_far_is_not_nearer_than_what_is_near():
+    with pytest.raises(CrossmodaError, match="far_mm is 5"):
+        KeepOneTumourd("pred", NAMES, 10.0, far_mm=5.0)
 
 
 def test_a_model_that_seeks_no_tumour_is_left_as_it_is():

@@ -5,9 +5,11 @@ import pytest
 import torch
 from ignite.engine import Engine
 from monai.data import MetaTensor
+from monai.transforms import Compose
 
 from crossmoda.errors import CrossmodaError
 from crossmoda.files import read_json
+from crossmoda.segmentation.anatomy import KeepOneTumourd
 from crossmoda.segmentation.plausibility import (
     CheckAnatomyd,
     KeepTwoCochleae,
@@ -200,3 +202,13 @@ def test_limits_can_be_set_and_the_report_is_written_by_case(tmp_path):
     engine.run(["ldn_1"])
     written = read_json(tmp_path / "anatomy.json")["ldn_1"]["failed"]
     assert written[0] == {"rule": "vs_mm3", "found": 288.0, "allowed": [300, 400]}
+
+
+def test_what_was_dropped_as_far_from_both_cochleae_is_told_as_failed() -> None:
+    label = np.zeros((1, 60, 6, 6), np.uint8)
+    label[0, [0, 59], 0, 0] = 2
+    label[0, 24:26, :2, :2] = 1
+    steps = Compose([KeepOneTumourd("pred", ("vs", "cochlea"), far_mm=20.0), CheckAnatomyd("pred", ("vs", "cochlea"))])
+    item = steps({"pred": torch.from_numpy(label)})
+    assert {"rule": "far_vs_mm3", "found": 8.0, "allowed": [0, 0]} in item["pred_anatomy"]["failed"]
+    assert set(item) == {"pred", "pred_anatomy"}

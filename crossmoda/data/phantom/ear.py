@@ -34,7 +34,7 @@ VESTIBULE: Point = (38.0, 1.5, 0.6)
 FUNDUS: Point = (33.4, 3.4, 0.8)
 PORUS: Point = (23.2, 0.8, 0.2)
 EVENLY_WIDENED_MM = (
-    0.9  # what a tumour adds to the radius of the whole canal; more widens its mouth rather than its end
+    1.2  # what a tumour adds to the radius of the whole canal; more widens the mouth rather than the end
 )
 
 

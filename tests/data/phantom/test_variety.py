@@ -145,7 +145,7 @@ def test_a_widened_canal_is_as_wide_as_said_at_its_mouth_and_narrower_at_its_end
     assert canal_radii(ear, 0.5) == (ear.canal_radius + 0.5, ear.canal_radius + 0.5)
     mouth, end = canal_radii(ear, 2.9)
     assert mouth == pytest.approx(ear.canal_radius + 2.9)
-    assert end == pytest.approx(ear.canal_radius + 1.7)  # two of the 2.9 mm are above 0.9, of which 0.4 reach the end
+    assert end == pytest.approx(ear.canal_radius + 1.88)  # 1.7 of the 2.9 mm are above 1.2, of which 0.4 reach the end
 
 
 def test_a_tumour_that_has_worn_away_bone_reaches_deeper_into_it_beside_the_canal() -> None:
