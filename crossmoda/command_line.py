@@ -42,7 +42,7 @@ def require_known_options(function: Callable[..., Any], arguments: Sequence[str]
     parameters = inspect.signature(function).parameters.values()
     names = [parameter.name for parameter in parameters if parameter.kind in _NAMED]
     kinds = {parameter.kind for parameter in parameters}
-    plain, left = 0, list(arguments)
+    plain, left, named = 0, list(arguments), set[str]()
     while left:
         argument = left.pop(0)
         if argument == "--":
@@ -53,11 +53,13 @@ def require_known_options(function: Callable[..., Any], arguments: Sequence[str]
         option, given, _ = argument.lstrip("-").partition("=")
         if not given and left and not _FLAG.match(left[0]):
             left.pop(0)
+            given = "="
         if inspect.Parameter.VAR_KEYWORD not in kinds:
-            _require_option(argument.partition("=")[0], option, names)
-    if plain > len(names) and inspect.Parameter.VAR_POSITIONAL not in kinds:
+            named.add(_require_option(argument.partition("=")[0], option, names, bool(given)))
+    free = [name for name in names if name not in named]
+    if plain > len(free) and inspect.Parameter.VAR_POSITIONAL not in kinds:
         raise CrossmodaError(
-            f"{plain} arguments without a name, but there are {len(names)} at most: {', '.join(names)}"
+            f"{plain} arguments without a name, but there are {len(free)} at most: {', '.join(free) or 'all are named'}"
         )
 
 
@@ -65,12 +67,18 @@ _FLAG = re.compile("--|-[a-zA-Z]")  # as fire tells options from values, which m
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
-def _require_option(argument: str, option: str, names: Sequence[str]) -> None:
-    """Refuse an option that fire would not take either: a name, ``no`` before one, or the first letter of one alone."""
+def _require_option(argument: str, option: str, names: Sequence[str], has_value: bool) -> str:
+    """Return the parameter that fire takes an option for: its name, the first letter of it alone, or ``no`` before it.
+
+    Raises:
+        CrossmodaError: there is none.
+    """
     name = option.replace("-", "_")
-    letter = not argument.startswith("--") and len(option) == 1
-    if letter and sum(known.startswith(option) for known in names) == 1:
-        return
-    if name in names or name in OWN_OF_FIRE or name.removeprefix("no") in names:
-        return
+    if name in names or name in OWN_OF_FIRE:
+        return name
+    begun = [known for known in names if len(name) == 1 and known.startswith(name)]
+    if len(begun) == 1:
+        return begun[0]
+    if not has_value and name.startswith("no") and name.removeprefix("no") in names:
+        return name.removeprefix("no")
     raise CrossmodaError(f"{argument} is unknown; {did_you_mean(name, names)}")

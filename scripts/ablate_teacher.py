@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from comparing import folder_name, read_settings
-from judge_weights import CONFIGS, judge_real, judge_synthetic
+from judge_weights import CONFIGS, INFERENCE_FILES, judge_real, judge_synthetic
 from real_volumes import real_folder
 
 from crossmoda.command_line import run_command
@@ -84,9 +84,13 @@ def train(folder: Path, maps: Path, datalist: Path, settings: Mapping[str, Any])
 
 def judge(folder: Path, judged: Path, inference: Mapping[str, Any]) -> dict[str, float | None]:
     """Return a method's figures, measured once for its weights."""
-    row, weights = folder / "row.json", read_json(folder / "model.json")["sha256"]
-    if row.is_file() and read_json(row)["weights"] == weights:
-        return dict(read_json(row)["figures"])
+    row = folder / "row.json"
+    of = {
+        "weights": read_json(folder / "model.json")["sha256"],
+        "inference": hash_of([[file.read_text() for file in INFERENCE_FILES], dict(inference)]),
+    }
+    if row.is_file() and (known := read_json(row)).items() >= of.items():
+        return dict(known["figures"])
     model, real = str(folder / "model.pt"), real_folder()
     synthetic = judge_synthetic(judged, folder / "synthetic", model, dict(inference))
     scores = synthetic["scores"]
@@ -98,7 +102,7 @@ def judge(folder: Path, judged: Path, inference: Mapping[str, Any]) -> dict[str,
         judge_real(real, folder / "real", model, dict(inference))["vs_gk_98"]["dice"] if real is not None else None,
     ]
     found = dict(zip(COLUMNS, figures, strict=True))
-    write_json(row, {"weights": weights, "figures": found})
+    write_json(row, {**of, "figures": found})
     return found
 
 

@@ -34,6 +34,7 @@ from crossmoda.labels import COCHLEA, VS
 from crossmoda.self_training.bundles import make_workflow, run_workflow
 
 CONFIGS = Path("bundles/vs_cochlea_hrt2_segmentation/configs")
+INFERENCE_FILES = [CONFIGS / f"{name}.yaml" for name in ("inference", "uncertainty", "anatomy")]
 WEIGHTS = "bundles/vs_cochlea_hrt2_segmentation/models/model.pt"
 REAL = {"vs_gk_98": "vs_gk_98_hrT2", "inner_ear_right": "inner_ear_right_T2", "tcga_fg_6692": "tcga_fg_6692_T2"}
 NUMBERS = {VS: 1, COCHLEA: 2}  # as the bundle writes them
@@ -79,9 +80,8 @@ def main(
 
 def predict(datalist: Path, output: Path, weights: str, settings: dict[str, Any]) -> None:
     """Predict a datalist's validation cases, with uncertainty."""
-    files = [CONFIGS / f"{name}.yaml" for name in ("inference", "uncertainty", "anatomy")]
     places = {"dataset_dir": str(datalist), "output_dir": str(output), "weights": str(weights)}
-    run_workflow(make_workflow(files, "inference", **places, sections=["validation"], **settings))
+    run_workflow(make_workflow(INFERENCE_FILES, "inference", **places, sections=["validation"], **settings))
 
 
 def judge_real(real: Path, output: Path, weights: str, settings: dict[str, Any]) -> dict[str, Any]:

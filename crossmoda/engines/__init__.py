@@ -8,7 +8,7 @@ from crossmoda.engines.autocast import AutocastInferer
 from crossmoda.engines.monitoring import History, NonFiniteLossStop, TimeLeftBar
 from crossmoda.engines.seeding import EpochSeed, seed_everything
 from crossmoda.engines.state import TrainingState
-from crossmoda.engines.weights import SaveWeights, load_weights, save_weights
+from crossmoda.engines.weights import SaveWeights, load_weights, require_own_weights, save_weights
 
 __all__ = [
     "AutocastInferer",
@@ -20,6 +20,7 @@ __all__ = [
     "TrainingState",
     "keep_freed_memory",
     "load_weights",
+    "require_own_weights",
     "save_weights",
     "seed_everything",
 ]

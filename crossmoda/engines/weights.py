@@ -15,6 +15,8 @@ from crossmoda.files import atomic_path, read_json, sha256_of, write_json
 from crossmoda.versions import versions
 
 CHECKPOINTS = "checkpoints"  # a training's folder of states, beside its weights
+TRACES = (CHECKPOINTS, "members", "nnunet")  # folders that one or another kind of training leaves beside its weights
+GIVEN = "given"  # in the sidecar of weights that were taken over as they were
 
 
 def save_weights(network: nn.Module, path: str | Path, info: Mapping[str, Any] | None = None) -> None:
@@ -80,13 +82,14 @@ def _require_agreement(path: Path, settings: Mapping[str, Any]) -> None:
 
 
 def require_own_weights(path: str | Path) -> None:
-    """Make sure that weights which a training is about to replace are a training's of the same folder.
+    """Make sure that weights which are about to be replaced were made in the same folder.
 
     Raises:
-        CrossmodaError: there are weights, and no checkpoints of a training that made them.
+        CrossmodaError: there are weights, and nothing that a training has left beside them.
     """
     path = Path(path)
-    if path.with_suffix(".json").is_file() and not (path.parent / CHECKPOINTS).is_dir():
+    sidecar = path.with_suffix(".json")
+    if sidecar.is_file() and GIVEN not in read_json(sidecar) and not any((path.parent / t).is_dir() for t in TRACES):
         raise CrossmodaError(
             f"{path}: these weights were not trained in this folder; give --output_dir, or delete them"
         )

@@ -94,6 +94,8 @@ class BrainCentredCropd(Cropd):
         label_keys: those of ``keys`` that are padded with 0 (background) instead of their minimum.
         minimum_slices: pad along z up to this number of slices.
         pad_size: as of ``BrainCentredCrop``.
+        whole_keys: those of ``label_keys`` of which the user is told where the window cuts them; a map of confidence,
+            which is nowhere 0, is always cut.
         allow_missing_keys: pass over entries that are not there (``reference_key`` must be).
 
     Raises:
@@ -109,8 +111,10 @@ class BrainCentredCropd(Cropd):
         minimum_slices: int | None = None,
         allow_missing_keys: bool = False,
         pad_size: Sequence[int] | None = None,
+        whole_keys: Sequence[str] = ("label",),
     ) -> None:
         super().__init__(keys, BrainCentredCrop(size, minimum_slices, pad_size), allow_missing_keys)
+        self.whole_keys = frozenset(whole_keys)
         self.reference_key = reference_key
         self.label_keys = frozenset(label_keys)
 
@@ -124,7 +128,7 @@ class BrainCentredCropd(Cropd):
             _require_same_shape(d[key], reference)
             value = 0.0 if key in self.label_keys else float(d[key].min())
             cropped = self.cropper.crop_pad(d[key], start, end, value=value)
-            if key in self.label_keys:
+            if key in self.whole_keys:
                 where = f"the window of {' x '.join(str(n) for n in end - start)} voxels; give a larger crop_size"
                 tell_of_cut_label(file_name_of(d[key]), d[key].count_nonzero(), cropped.count_nonzero(), where)
             d[key] = cropped

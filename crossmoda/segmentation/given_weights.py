@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from crossmoda.engines import load_weights, save_weights
+from crossmoda.engines import load_weights, require_own_weights, save_weights
+from crossmoda.engines.weights import GIVEN
 from crossmoda.files import read_json, sha256_of, write_json
 
 
@@ -29,13 +30,15 @@ def adopt_weights(
         info: for the new sidecar.
 
     Raises:
-        CrossmodaError: the file is missing, or belongs to another network or other settings.
+        CrossmodaError: the file is missing, or belongs to another network or other settings; or the folder has weights
+            that came from elsewhere.
     """
     load_weights(network, weights, agreed, "initial_weights")
     if output_dir is None:
         return
     sidecar, output = Path(weights).with_suffix(".json"), Path(output_dir)
+    require_own_weights(output / "model.pt")
     told = read_json(sidecar) if sidecar.is_file() else {}
     given = {"file": Path(weights).name, "sha256": sha256_of(weights), "training": told}
-    save_weights(network, output / "model.pt", {**info, "given": given, "epochs": 0, "iterations": 0})
+    save_weights(network, output / "model.pt", {**info, GIVEN: given, "epochs": 0, "iterations": 0})
     write_json(output / "history.json", {"epoch": [], "series": {"loss": [None]}})

@@ -200,3 +200,24 @@ def test_the_segmenter_takes_from_overlays_how_it_predicts_and_nothing_that_writ
     np.testing.assert_array_equal(found, np.where(image > 0.25, image, np.float32(0.5)))
     assert config["weights"] == str((tmp_path / "model.pt").resolve())
     assert "elsewhere" not in str(config["save"])
+
+
+def test_the_segmenter_drops_of_a_prediction_what_the_loop_drops(repository: Path, tmp_path: Path) -> None:
+    bundle = repository / "bundles" / "vs_cochlea_hrt2_segmentation"
+    use = {"root": str(bundle), "inference_overlays": ["uncertainty.yaml", "anatomy.yaml"]}
+    shipped = str(bundle / "models" / "model.pt")
+    current = {"round": 0, "segmenter": shipped, "structures": ["vs", "cochlea"], "segmentation_bundle": use}
+    write_json(tmp_path / "current.json", current)
+    steps = task("infers.segmenter").Segmenter(tmp_path).post_transforms({"device": "cpu"})
+    label = torch.zeros(1, 70, 8, 8)
+    label[:, 2:5, :3, :3] = label[:, 62:65, :3, :3] = 2  # two cochleae, 60 mm apart
+    label[:, 30:34, :4, :4] = 1  # 26 mm from either
+    label[:, 45, 7, 7] = 2  # a crumb
+    names = [type(step).__name__ for step in steps]
+    item = {"pred": label.clone()}
+    for step in steps[names.index("KeepOneTumourd") - 1 :]:
+        item = step(item)
+    assert item["pred"].shape == (70, 8, 8)
+    np.testing.assert_array_equal(np.unique(np.asarray(item["pred"])), [0, 2])
+    assert int((item["pred"] == 2).sum()) == 54
+    assert not any("Save" in name for name in names)

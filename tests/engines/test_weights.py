@@ -6,9 +6,9 @@ import pytest
 import torch
 from ignite.engine import Engine
 
-from crossmoda.engines import AutocastInferer, SaveWeights, load_weights, save_weights
+from crossmoda.engines import AutocastInferer, SaveWeights, load_weights, require_own_weights, save_weights
 from crossmoda.errors import CrossmodaError
-from crossmoda.files import read_json, sha256_of
+from crossmoda.files import read_json, sha256_of, write_json
 
 
 def test_weights_are_a_plain_state_dict_with_a_sidecar(tmp_path: Path) -> None:
@@ -71,5 +71,10 @@ def test_weights_that_came_from_elsewhere_are_not_overwritten(tmp_path: Path) ->
     with pytest.raises(CrossmodaError, match=r"model\.pt: these weights were not trained .* give --output_dir"):
         engine.run([0], max_epochs=1)
     assert (tmp_path / "model.pt").read_bytes() == before
-    (tmp_path / "checkpoints").mkdir()
-    engine.run([0], max_epochs=1)
+    for trace in ("checkpoints", "nnunet", "members"):
+        (tmp_path / trace).mkdir()
+        engine.run([0], max_epochs=1)
+        (tmp_path / trace).rmdir()
+    sidecar = read_json(tmp_path / "model.json")
+    write_json(tmp_path / "model.json", {**sidecar, "given": {}})
+    require_own_weights(tmp_path / "model.pt")

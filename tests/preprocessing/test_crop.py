@@ -111,6 +111,9 @@ def test_a_label_that_the_window_cuts_is_told(caplog: pytest.LogCaptureFixture) 
     caplog.clear()
     BrainCentredCropd(["image", "label"], (8, 8), "image", label_keys=["label"])(data)
     assert not caplog.records
+    confident = {"image": volume(head()), "confidence": volume(np.ones((20, 16, 6), np.float32))}
+    BrainCentredCropd(["image", "confidence"], (8, 5), "image", label_keys=["confidence"])(confident)
+    assert not caplog.records  # a map that is nowhere 0 is always cut
 
 
 def test_a_missing_label_is_passed_over_where_allowed() -> None:

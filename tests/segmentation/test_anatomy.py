@@ -52,7 +52,7 @@ def test_where_none_is_near_the_largest_stays():
 
 
 def heads(second: int, third: int = -1):
-    """A head 60 mm wide with cochleae at x = 0, ``second`` and perhaps ``third``, and a tumour of 8 voxels at x = 24."""
+    """A head 60 mm wide with cochleae at x = 0, ``second``, perhaps ``third``, and a tumour of 8 voxels at x = 24."""
     label = np.zeros((1, 60, 6, 6), np.uint8)
     label[0, [0, second, third if third >= 0 else second], 0, 0] = 2
     label[0, 24:26, :2, :2] = 1

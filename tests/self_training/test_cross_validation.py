@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from monai.bundle import ConfigParser
 from scipy import ndimage
 from support import BUNDLES, workflow_of
 from torch import nn
@@ -475,6 +476,18 @@ def test_the_file_that_comes_with_the_project_names_networks_and_postprocessings
     assert settings.folds == 5
     assert next(iter(settings.postprocessing)) == "none"
     require_configurations(settings, tiny_dataset, torch.device("cpu"))
+
+
+def test_the_anatomy_that_is_tried_is_that_of_the_overlay(repository: Path) -> None:
+    configs = repository / "bundles" / "vs_cochlea_hrt2_segmentation" / "configs"
+    parser = ConfigParser()
+    parser.read_config([configs / "inference.yaml", configs / "anatomy.yaml"])
+    applied = [step for key in ("remove_small", "check_anatomy") for step in parser.get_parsed_content(key).transforms]
+    listed = yaml.safe_load((repository / "configs" / "cross_validation.yaml").read_text())["postprocessing"]["anatomy"]
+    tried = ConfigParser({"structures": ["vs", "cochlea"], "steps": listed}).get_parsed_content("steps")
+    assert [type(step).__name__ for step in applied] == [*(type(step).__name__ for step in tried), "CheckAnatomyd"]
+    for one, other in zip(applied, tried, strict=False):
+        assert vars(one.transform) == vars(other.transform)
 
 
 def test_an_overlay_counts_more_than_common_settings_and_a_configuration_s_own_most(tmp_path: Path) -> None:

@@ -19,7 +19,6 @@ from crossmoda.data.teacher.tissue_maps import FIRST, LABEL, LABELS, SECOND, SHA
 from crossmoda.errors import CrossmodaError
 
 MARGIN_VOXELS = 3  # about a region, so that blurring at its edge sees what is there
-SHOWN = 0.5  # of a patch's width along each axis lies in the scan at least, before it is turned
 NARROW = (0.35, 1.0)  # of the patch's width, that of a scan which is cut to less than its map
 Centres = Mapping[str, Sequence[Sequence[int]]]  # structure or place to voxels (x, y, z) of a map
 ANYWHERE, HEALTHY_CANAL = "anywhere", "healthy_canal"
@@ -127,8 +126,7 @@ class RandTissuePatchd(RandomizableTransform):
         """Return where each voxel of the patch lies in the map, in its voxels, (X, Y, Z, 3)."""
         native, ends = np.linalg.norm(affine[:3, :3], axis=0), np.array(shape) - 1.0
         middle = self._middle(centres, shape, rng) + rng.uniform(-0.3, 0.3, 3) * self.size * self.spacing / native
-        slack = (SHOWN - 0.5) * self.size * self.spacing / native
-        middle = np.clip(middle, np.minimum(slack, ends / 2), np.maximum(ends - slack, ends / 2))
+        middle = np.clip(middle, 0, ends)
         turn = rotation(rng.uniform(-1, 1, 3) * self.rotate_deg)
         skew = np.eye(3) + rng.uniform(-self.shear, self.shear, (3, 3)) * (1 - np.eye(3))
         grow = np.exp(rng.uniform(-self.scale, self.scale) + rng.uniform(-self.scale, self.scale, 3) / 2)

@@ -167,7 +167,7 @@ def calibration_chart(calibration: Calibration) -> str:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH_INCHES / 2, 3.0), layout="constrained")
         axis = figure.subplots()
-        axis.plot(along, [calibration.expected_dice(u) or 0.0 for u in along], color=MUTED)
+        axis.plot(along, np.array([calibration.expected_dice(u) for u in along], float), color=MUTED)
         axis.scatter(known, calibration.dice, s=22, color=SERIES[0])
         axis.set_ylim(-0.02, 1.02)
         axis.set_xlabel("uncertainty")

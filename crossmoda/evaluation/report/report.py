@@ -125,7 +125,7 @@ def _content(run: RunFolder) -> dict[str, Any]:
 
 def _absent(content: Mapping[str, Any]) -> dict[str, str]:
     """Return the sections that would hold nothing, each with the reason."""
-    scored = bool(content["stages"])
+    scored = bool(content["scored"])
     unscored = "no round has been scored: no truth of hrT2 scans is known, or the run is not finished"
     held = {
         "figures": (scored, unscored),
@@ -136,7 +136,7 @@ def _absent(content: Mapping[str, Any]) -> dict[str, str]:
         "cases": (content["case_strips"], "no hrT2 scan with a prediction is at hand"),
         "learning": (content["learning"], "no model has kept a history"),
         "rounds": (content["round_chart"], "only one round has been scored" if scored else unscored),
-        "tables": (content["sites"], "there is no truth to score against"),
+        "tables": (content["sites"], unscored),
         "selection": (content["selections"], "no round has learnt from real scans yet"),
         "uncertainty": (content["cards"], "no uncertainty has been estimated yet"),
     }

@@ -14,7 +14,7 @@ import torch
 from monai.bundle import ConfigWorkflow
 
 from crossmoda.data.datalist import load_datalist, save_datalist, segmentation_items
-from crossmoda.engines import load_weights, save_weights
+from crossmoda.engines import load_weights, require_own_weights, save_weights
 from crossmoda.engines.devices import device_here
 from crossmoda.engines.weights import write_tensors
 from crossmoda.engines.workflows import PLACE_KEYS, in_one_line, make_workflow, run_workflow
@@ -94,6 +94,7 @@ class ApartTraining:
         """
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise CrossmodaError("apart.yaml trains its members in one process; leave out torchrun, or processes: 1")
+        require_own_weights(self.output_dir / "model.pt")
         with self._launcher() as launcher:
             launcher.call("checks", self.output_dir, self._check_members)
 

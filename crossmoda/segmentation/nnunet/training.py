@@ -14,6 +14,7 @@ from typing import Any
 
 from monai.transforms import Transform
 
+from crossmoda.engines import require_own_weights
 from crossmoda.engines.devices import device_here
 from crossmoda.errors import CrossmodaError
 from crossmoda.files import hash_of, read_json, sha256_of, write_json
@@ -99,6 +100,7 @@ class NnUNetTraining:
         if self.resume and self._is_done(fingerprint):
             logger.info("%s: trained already", self.output_dir / "model.pt")
             return
+        require_own_weights(self.output_dir / "model.pt")
         _warn_of_weights(items)
         self._write_dataset(items, data_key)
         self._train()

@@ -28,6 +28,8 @@ SERVED = (
     "keep_one_tumour",
     "amp",
 )
+# Steps that overlays add to what becomes of a prediction, and that need no more: what the loop drops goes here, too.
+STEPS = ("remove_small", "check_anatomy")
 OPTIONS = "displayable_configs"  # what MONAI Label shows in 3D Slicer's panel of options, and takes from a request
 LARGEST_OVERLAP = 0.9
 
@@ -57,6 +59,11 @@ class Segmenter(RunBundle):
     def _load_bundle_config(self, path: str, config: str) -> ConfigParser:
         """Return the bundle's configuration with the run's settings, its options where a request can change them."""
         parser = super()._load_bundle_config(path, config)
+        added = {name: f"@{name}" for name in STEPS if name in parser}
+        if added:
+            places = {"decide": "@decide", "keep_one_tumour": "@keep_one_tumour"}
+            composed = {"_target_": "crossmoda.segmentation.postprocessing.compose_steps", **places, **added}
+            parser.update({"postprocessing": {**parser["postprocessing"], **composed}})
         if parser["sliding_window"]["_target_"] != "SlidingWindowInferer":  # nnU-Net, and models put together
             return parser
         parser.update(
