@@ -125,7 +125,7 @@ def draw_variety(tumour: Tumour | None, rng: np.random.Generator) -> Variety:
 
 
 def vary_tumour(tumour: Tumour, rng: np.random.Generator) -> Tumour:
-    """Return a tumour of wider variety: canals widened, mouths worn away, grains from fine speckle up, mixtures."""
+    """Return a tumour of wider variety: canals widened, mouths worn away, grains from speckle to halves, mixtures."""
     widened = min(rng.gamma(1.2, 0.8), 4.0) if rng.random() < 0.5 else 0.0
     worn = rng.uniform(0.3, 0.8) * min(float(np.mean(tumour.radii)), 9.0)
     return replace(
@@ -133,7 +133,7 @@ def vary_tumour(tumour: Tumour, rng: np.random.Generator) -> Tumour:
         widening=_rounded(max(tumour.widening, 0.0) + widened),
         erosion=_rounded(worn if rng.random() < 0.4 and tumour.radii[0] > 0 else 0.0),
         mixture=_rounded(rng.uniform(0.2, 0.9) if rng.random() < 0.6 else rng.uniform(0.0, 0.15)),
-        grain=_rounded(np.exp(rng.uniform(np.log(0.8), np.log(6.0)))),
+        grain=_rounded(np.exp(rng.uniform(np.log(0.8), np.log(12.0)))),
     )
 
 
