@@ -9,6 +9,7 @@ from monai.transforms import Compose, MapTransform, Orientationd, Spacingd, Tran
 
 from crossmoda.data.transforms import LoadVolumed
 from crossmoda.errors import CrossmodaError
+from crossmoda.preprocessing.antialiasing import SmoothFinerd
 from crossmoda.preprocessing.crop import BrainCentredCropd
 from crossmoda.preprocessing.intensity import ScaleByPercentilesd, ScaleSlicesByPercentilesd, StandardiseForegroundd
 from crossmoda.preprocessing.preparation import PrepareImaged
@@ -34,6 +35,7 @@ def working_space(
 ) -> Compose:
     """Return the transforms from files to the working space: load, RAS, resample, brain-centred crop, scale intensity.
 
+    Images far finer than the working spacing are blurred before they are resampled (``SmoothFiner``).
     Every geometric step is invertible, so MONAI's ``Invertd`` with this Compose brings a prediction back to the scan's
     own grid (shape and affine exactly; 0 outside the window).
 
@@ -94,6 +96,7 @@ def _onto_spacing(
         LoadVolumed(keys, allow_missing_keys=allow_missing_keys),
         *([PrepareImaged(keys, prepare, allow_missing_keys)] if prepare else []),
         Orientationd(keys, axcodes="RAS", labels=RAS_AXES, allow_missing_keys=allow_missing_keys),
+        *([SmoothFinerd(keys, spacing, allow_missing_keys)] if mode == "bilinear" else []),
         Spacingd(keys, pixdim=spacing, mode=mode, dtype=np.float32, allow_missing_keys=allow_missing_keys),
     ]
 
