@@ -81,6 +81,12 @@ def _require_agreement(path: Path, settings: Mapping[str, Any]) -> None:
             raise CrossmodaError(f"{path}: trained with {key} {trained[key]}, but {key} is {value}; give --{key} alike")
 
 
+def is_given(path: str | Path) -> bool:
+    """Return whether weights were taken over as they were, in place of a training."""
+    sidecar = Path(path).with_suffix(".json")
+    return sidecar.is_file() and GIVEN in read_json(sidecar)
+
+
 def require_own_weights(path: str | Path) -> None:
     """Make sure that weights which are about to be replaced were made in the same folder.
 
@@ -88,8 +94,8 @@ def require_own_weights(path: str | Path) -> None:
         CrossmodaError: there are weights, and nothing that a training has left beside them.
     """
     path = Path(path)
-    sidecar = path.with_suffix(".json")
-    if sidecar.is_file() and GIVEN not in read_json(sidecar) and not any((path.parent / t).is_dir() for t in TRACES):
+    made_here = is_given(path) or any((path.parent / trace).is_dir() for trace in TRACES)
+    if path.with_suffix(".json").is_file() and not made_here:
         raise CrossmodaError(
             f"{path}: these weights were not trained in this folder; give --output_dir, or delete them"
         )

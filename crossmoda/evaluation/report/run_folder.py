@@ -14,6 +14,7 @@ import yaml
 from crossmoda.data.datalist import load_datalist
 from crossmoda.data.naming import LABEL_SUFFIX
 from crossmoda.data.volumes import Volume, read_volume
+from crossmoda.engines.weights import GIVEN
 from crossmoda.errors import CrossmodaError
 from crossmoda.evaluation.aggregate import label_files
 from crossmoda.evaluation.calibration import Calibration, calibration_of
@@ -123,7 +124,7 @@ class RunFolder:
             return found
         sidecar = self.path / Path(self.current.get("segmenter", "none")).with_suffix(".json")
         told = read_json(sidecar) if sidecar.is_file() else {}
-        measured = told.get("given", {}).get("training", {}).get("calibration")
+        measured = told.get(GIVEN, {}).get("training", {}).get("calibration")
         return Calibration.from_json(measured) if measured else None
 
     @cached_property

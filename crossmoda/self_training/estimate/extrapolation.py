@@ -83,10 +83,10 @@ class TimedTraining:
         """Return the lines of all trainings like it."""
         what = f"{title} {self.name}".strip()
         beside = sum(self.beside(step.scans) for step in steps) / len(steps)
-        return [
-            Row(what, STEP, len(steps) * self.steps, self.pace.step, self.mib),
-            Row(what, BESIDE, len(steps), beside, self.mib),
-        ]
+        besides = Row(what, BESIDE, len(steps), beside, self.mib)
+        if not self.steps:
+            return [besides]
+        return [Row(what, STEP, len(steps) * self.steps, self.pace.step, self.mib), besides]
 
     def seconds(self, step: PlannedStep) -> float:
         """Return the seconds of a training on the scans of a step."""

@@ -13,12 +13,13 @@ import torch
 
 from crossmoda.data.datalist import AUGMENTED, segmentation_items, unpaired_items
 from crossmoda.engines.speed import Pace
+from crossmoda.engines.weights import is_given
 from crossmoda.segmentation.nnunet.settings import NnUNetFolders
 from crossmoda.segmentation.nnunet.spent import ROOT as NNUNET
 from crossmoda.segmentation.nnunet.spent import preprocessing_seconds, read_spent
 from crossmoda.self_training.bundles import BundleUse
 from crossmoda.self_training.estimate.extrapolation import TimedScans, TimedTraining
-from crossmoda.self_training.estimate.trainings import Part, length_of, paces_of, parts_of, settings_of
+from crossmoda.self_training.estimate.trainings import Length, Part, length_of, paces_of, parts_of, settings_of
 
 VOLUMES = "*.nii.gz"
 SECTIONS = "train_sections"  # setting of every segmenter's training, and of no translator's
@@ -77,7 +78,9 @@ class RehearsedTraining:
     device: torch.device
 
     def timed(self) -> list[TimedTraining]:
-        """Return what each part took; what belongs to none is shared among them."""
+        """Return what each part took; what belongs to none is shared among them. Given weights take no step."""
+        if is_given(self.output / "model.pt"):
+            return [TimedTraining("", Length(0, 0, 0), Pace(0, 0), fixed_seconds=self.seconds, mib=self.mib)]
         paces, parts = paces_of(self.short, self.output), parts_of(self.whole)
         found = [
             self._of_nnunet(part, paces[part.name]) if part.is_nnunet else self._of_bundle(part, paces[part.name])

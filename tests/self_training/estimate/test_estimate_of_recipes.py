@@ -48,6 +48,14 @@ OF_RECIPES: dict[str, dict[str, Any]] = {
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("in_the_repository", "one_thread")]
 
 
+def test_a_recipe_that_starts_from_weights_is_measured_and_has_a_round_less_to_train(tiny_dataset: Path) -> None:
+    files = [LOOP / "train.yaml", *(CONFIGS / f"{name}.yaml" for name in ("best", "start_from_weights"))]
+    found = estimate(tiny_dataset, files, settings=SMALLEST)
+    steps = {row.what: row.times for row in found.rows if row.unit == "training step" and "segmenter" in row.what}
+    assert steps == {"segmenter (rounds 1-3)": 3 * 4 * 3}
+    assert "segmenter (round 0)" in {row.what for row in found.rows if row.unit == "besides"}
+
+
 @pytest.mark.parametrize("recipe", OF_RECIPES)
 def test_every_step_of_a_recipe_is_measured(recipe: str, tiny_dataset: Path) -> None:
     if recipe in ("yang2022", "kang2022", "salle2022"):

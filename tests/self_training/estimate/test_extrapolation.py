@@ -46,6 +46,13 @@ def test_a_training_is_its_steps_and_what_comes_beside_them() -> None:
     assert TRAINING.seconds(SECOND) == 500 + 109 + 6 * 3  # pseudo-labelled scans are learnt from, not judged
 
 
+def test_weights_that_are_given_take_time_but_no_step() -> None:
+    given = TimedTraining("", Length(0, 0, 0), Pace(0.0, 0.0), fixed_seconds=2.0, mib=10.0)
+    assert given.seconds(FIRST) == 2.0
+    (row,) = given.rows([FIRST], "segmenter")
+    assert (row.what, row.unit, row.times, row.seconds) == ("segmenter", "besides", 1, 2.0)
+
+
 def test_steps_that_are_alike_share_a_line_and_have_seconds_each() -> None:
     found = extrapolate(PLAN, TIMED)
     assert found.rows[:4] == [
