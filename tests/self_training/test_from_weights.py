@@ -15,6 +15,7 @@ from crossmoda.data.teacher.bank import DESCRIPTION, VERSION
 from crossmoda.engines import save_weights
 from crossmoda.errors import CrossmodaError
 from crossmoda.self_training.bundles import make_workflow, run_workflow
+from crossmoda.self_training.candidates import Candidate, apply_rules
 from crossmoda.self_training.from_weights import begin_run
 from crossmoda.self_training.review import collect, publish, store_upload
 from crossmoda.self_training.review_store import ReviewStore
@@ -138,3 +139,16 @@ def test_without_weights_it_stops_before_anything_is_done(places, tmp_path, monk
     with pytest.raises(CrossmodaError, match=r"none\.pt: no weights there"):
         begin_run(tmp_path / "mine", places / "scans", first_weights=str(places / "none.pt"), **TINY)
     assert not (tmp_path / "mine" / "round_0" / "segmenter").exists()
+
+
+def test_a_scan_whose_tumour_was_not_found_teaches_nothing_before_it_is_reviewed():
+    parser = ConfigParser()
+    parser.read_config([str(CONFIGS / "train.yaml"), str(REPOSITORY / "configs" / "from_weights.yaml")])
+    rules = parser.get_parsed_content("rules")
+    label = np.zeros((40, 10, 10), np.uint8)
+    label[2:5, 2:5, 2:5] = 2
+    missed = apply_rules(Candidate("one", label, ("vs", "cochlea"), 0.1), rules)
+    assert missed.weight == 0
+    assert "no vs found" in missed.reasons
+    label[7:10, 2:5, 2:5] = 1
+    assert apply_rules(Candidate("two", label, ("vs", "cochlea"), 0.1), rules).weight > 0

@@ -33,9 +33,8 @@ CENTRE: Point = (34.0, 7.6, -1.5)  # of the cochlea's base
 VESTIBULE: Point = (38.0, 1.5, 0.6)
 FUNDUS: Point = (33.4, 3.4, 0.8)
 PORUS: Point = (23.2, 0.8, 0.2)
-EVENLY_WIDENED_MM = (
-    1.2  # what a tumour adds to the radius of the whole canal; more widens the mouth rather than the end
-)
+# What a tumour adds to the radius of the whole canal; more widens the mouth rather than the end.
+EVENLY_WIDENED_MM = 1.2
 
 
 @dataclass(frozen=True)
