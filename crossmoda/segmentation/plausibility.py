@@ -35,6 +35,22 @@ from crossmoda.segmentation.geometry import affine_of
 # and the canal holds 2 mL at most.
 VOLUMES_MM3 = {VS: (10.0, 30000.0), COCHLEA: (30.0, 250.0), INTRA: (0.0, 2000.0), EXTRA: (0.0, 30000.0)}
 
+DROPPED_VS = "far_vs_mm3"  # the one rule about what a label map no longer shows
+
+# What ``check_anatomy`` measures: of which structure, and how it is told.
+RULES = {
+    "vs_mm3": (VS, "vs of {} mm3"),
+    "intra_mm3": (INTRA, "intra-meatal part of {} mm3"),
+    "extra_mm3": (EXTRA, "extra-meatal part of {} mm3"),
+    DROPPED_VS: (VS, "vs of {} mm3 dropped far from both cochleae"),
+    "tumours": (VS, "{} separate tumours"),
+    "vs_to_cochlea_mm": (VS, "vs {} mm from the nearest cochlea"),
+    "cochleae": (COCHLEA, "{} cochleae"),
+    "cochlea_least_mm3": (COCHLEA, "smallest cochlea of {} mm3"),
+    "cochlea_largest_mm3": (COCHLEA, "largest cochlea of {} mm3"),
+    "cochleae_apart_mm": (COCHLEA, "cochleae {} mm apart from left to right"),
+}
+
 
 class RemoveSmallComponents(Transform):
     """Make background of a structure's connected components (26 neighbours) below a volume.
@@ -183,7 +199,7 @@ def check_anatomy(
         allowed[f"{name}_mm3"] = limits[name]
     if VS in masks:
         if far_vs_mm3 > 0:
-            found["far_vs_mm3"], allowed["far_vs_mm3"] = round(far_vs_mm3, 2), (0, 0)
+            found[DROPPED_VS], allowed[DROPPED_VS] = round(far_vs_mm3, 2), (0, 0)
         found["tumours"], allowed["tumours"] = ndimage.label(masks[VS], NEIGHBOURS)[1], (1, 1)
     if COCHLEA in masks:
         found |= _measured_cochleae(masks[COCHLEA], affine, spacing_of(label_map))
@@ -198,6 +214,22 @@ def check_anatomy(
         if not allowed[rule][0] <= value <= allowed[rule][1]
     ]
     return {"found": dict(sorted(found.items())), "failed": failed}
+
+
+def tell_found(rule: str, value: float) -> str:
+    """Return a measured value of ``check_anatomy`` in words.
+
+    Raises:
+        KeyError: there is no such rule.
+    """
+    return RULES[rule][1].format(f"{value:g}")
+
+
+def tell_failed(failure: Mapping[str, Any]) -> str:
+    """Return one of ``check_anatomy``'s ``failed`` in words, with what is allowed."""
+    least, most = failure["allowed"]
+    allowed = f"{least:g}" if least == most else f"{least:g} to {most:g}"
+    return f"{tell_found(failure['rule'], failure['found'])}, {allowed} allowed"
 
 
 class CheckAnatomyd(MapTransform):

@@ -7,9 +7,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from crossmoda.errors import CrossmodaError
-from crossmoda.labels import COCHLEA, EXTRA, INTRA, VS
 from crossmoda.segmentation.anatomy import NEAR_MM, nearest_mm
-from crossmoda.segmentation.plausibility import APART_MM, check_anatomy
+from crossmoda.segmentation.plausibility import APART_MM, DROPPED_VS, RULES, check_anatomy, tell_failed, tell_found
 from crossmoda.self_training.candidates import (
     Candidate,
     Cohort,
@@ -139,18 +138,7 @@ class RequireVolume(Requirement):
         yield Verdict(self.structure, met, f"{self.structure} of {volume:.0f} mm3, {allowed}")
 
 
-# What ``check_anatomy`` measures: whose fault it is if that fails, and how it is told.
-ANATOMY = {
-    "vs_mm3": (VS, "vs of {} mm3"),
-    "intra_mm3": (INTRA, "intra-meatal part of {} mm3"),
-    "extra_mm3": (EXTRA, "extra-meatal part of {} mm3"),
-    "tumours": (VS, "{} separate tumours"),
-    "vs_to_cochlea_mm": (VS, "vs {} mm from the nearest cochlea"),
-    "cochleae": (COCHLEA, "{} cochleae"),
-    "cochlea_least_mm3": (COCHLEA, "smallest cochlea of {} mm3"),
-    "cochlea_largest_mm3": (COCHLEA, "largest cochlea of {} mm3"),
-    "cochleae_apart_mm": (COCHLEA, "cochleae {} mm apart from left to right"),
-}
+ANATOMY = tuple(rule for rule in RULES if rule != DROPPED_VS)  # what a pseudo-label itself shows
 
 
 @dataclass(frozen=True)
@@ -172,7 +160,7 @@ class RequireAnatomy(Requirement):
         CrossmodaError: a check is unknown, or limits are crossed or not above 0.
     """
 
-    checks: Sequence[str] = tuple(ANATOMY)
+    checks: Sequence[str] = ANATOMY
     volumes_mm3: Mapping[str, Sequence[float]] = field(default_factory=dict)
     distance_mm: float = NEAR_MM
     apart_mm: Sequence[float] = APART_MM
@@ -192,13 +180,11 @@ class RequireAnatomy(Requirement):
         report = check_anatomy(
             candidate.label_map(), candidate.structures, self.volumes_mm3, self.distance_mm, self.apart_mm
         )
-        failed = {entry["rule"]: entry["allowed"] for entry in report["failed"]}
+        failed = {entry["rule"]: tell_failed(entry) for entry in report["failed"]}
         for name, value in report["found"].items():
-            structure, text = ANATOMY[name]
+            structure = RULES[name][0]
             if name in self.checks and candidate.trusts(structure):
-                limits = failed.get(name)
-                told = f", {limits[0]:g} to {limits[1]:g} allowed" if limits else ""
-                yield Verdict(structure, limits is None, text.format(f"{value:g}") + told)
+                yield Verdict(structure, name not in failed, failed.get(name) or tell_found(name, value))
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ from crossmoda.self_training.review_labels import (
     renumber,
     stored_values,
 )
-from crossmoda.self_training.review_order import case_measures, measures_of
+from crossmoda.self_training.review_order import ANATOMY, case_measures, case_remarks, measures_of
 from crossmoda.self_training.review_store import (
     DICOMWEB,
     FINAL,
@@ -127,14 +127,14 @@ def publish(run: str | Path, studies: str | Path) -> int:
     run = Path(run)
     current = read_current(run)
     items = _target_items(run, current)
-    measures = case_measures(run, current)
+    measures, remarks = case_measures(run, current), case_remarks(run, current)
     store = ReviewStore(studies)
     store.recover()
     published = 0
     with store.edit() as model:
         for item in items:
             about = {key: value for key, value in {"case": item["case"], "site": item.get("site")}.items() if value}
-            found = measures_of(item["case"], measures)
+            found = {**measures_of(item["case"], measures), ANATOMY: remarks.get(item["case"], [])}
             image_id = _enter_scan(store, model, item, {**about, **found})
             label = run / current["predictions"] / f"{item['case']}{LABEL_SUFFIX}"
             if image_id is None:

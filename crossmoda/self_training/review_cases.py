@@ -24,6 +24,7 @@ from crossmoda.files import atomic_path, hash_of, read_json, sha256_of, write_js
 from crossmoda.labels import COLOURS
 from crossmoda.self_training.review import CORRECTED, deciding_tag, status_of, values_of, when_of
 from crossmoda.self_training.review_info import meta_of
+from crossmoda.self_training.review_order import ANATOMY
 from crossmoda.self_training.review_pictures import (
     PLANES,
     WALL_MM,
@@ -159,6 +160,7 @@ class ReviewCases:
             "who": said["approvedBy"] or (str(info.get("user") or info.get("client_id") or "") if deciding else ""),
             "when": when_of(info, meta) if touched else "",
             "uncertainty": _finite(about.get("uncertainty")),
+            ANATOMY: [str(remark) for remark in info.get(ANATOMY) or []] if tag == ORIGINAL else [],
             "volumes_ml": self._volumes_ml(sha256, info, current["structures"]),
             "round": info.get("round", labels.get(ORIGINAL, {}).get("info", {}).get("round")),
             "label_sha256": sha256,

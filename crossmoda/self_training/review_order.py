@@ -1,4 +1,4 @@
-"""By what the cases of a round can be put in order for review."""
+"""What a round has measured of its cases: by what they can be put in order for review, and what a reviewer is told."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from crossmoda.files import read_json
+from crossmoda.segmentation.plausibility import tell_failed
 
 # What a scan's info calls a measure -> the files that may hold it, {case: value}, the first that is there. Members or
 # mirrored copies of a segmenter disagree by their mutual information, those that vote by their votes.
@@ -15,6 +16,8 @@ MEASURES: Mapping[str, tuple[str, ...]] = {
     "disagreement": ("mutual_information.json", "disagreement.json"),
     "expected_change_ml": ("expected_change_ml.json",),
 }
+
+ANATOMY = "anatomy"  # what infos call the rules of anatomy that a pseudo-label breaks, and their file's name
 
 
 def case_measures(run: Path, current: Mapping[str, Any]) -> dict[str, dict[str, float]]:
@@ -43,3 +46,17 @@ def measures_of(case: str, measures: Mapping[str, Mapping[str, float]]) -> dict[
     longer served.
     """
     return {measure: measures.get(measure, {}).get(case) for measure in MEASURES}
+
+
+def case_remarks(run: Path, current: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return case -> the rules of anatomy that its pseudo-label breaks, in words; empty where a run checks none.
+
+    Read from what the segmentation bundle's ``anatomy.yaml`` writes, which also tells of a VS that it has dropped.
+
+    Args:
+        run: the run folder.
+        current: its ``current.json``.
+    """
+    file = run / current["predictions"] / f"{ANATOMY}.json"
+    reports = read_json(file) if file.is_file() else {}
+    return {case: [tell_failed(failure) for failure in report["failed"]] for case, report in reports.items()}

@@ -118,6 +118,8 @@ def test_the_wall_shows_every_case_with_its_picture_and_figures(page: Browser) -
     # blocks of 6 x 5 x 4 and 3 x 3 x 3 voxels of 1.1 x 0.9 x 2 mm: 0.2376 and 0.0535 mL
     for words in ("uncertainty 0.800", "vs 0.24 mL, cochlea 0.053 mL", "unknown", "round 0", "open"):
         assert words in page.text(".card")
+    assert "Check: vs of 4530 mm3 dropped far from both cochleae, 0 allowed" in page.text(".card")
+    assert "Check:" not in page.text(".card:nth-child(2)")
     assert page.text("#left") == "3 of 3 left"
     assert all(words in page.text("#help") for words in ("approve", "flag", "comment", "undo", "next, previous"))
 

@@ -526,6 +526,26 @@ def test_a_round_s_measures_are_entered_with_the_scans_and_go_where_a_later_roun
     assert (info["uncertainty"], info["disagreement"], info["expected_change_ml"]) == (0.2, None, None)
 
 
+def test_what_breaks_a_rule_of_anatomy_is_told_with_the_pseudo_label_and_goes_with_a_later_round(run: Path) -> None:
+    report = (
+        {"rule": "far_vs_mm3", "found": 4530.2, "allowed": [0, 0]},
+        {"rule": "cochleae", "found": 1, "allowed": [2, 2]},
+    )
+    broken = {"crossmoda2021_ldn_106": {"found": {}, "failed": list(report)}}
+    write_json(run / "round_0" / "predictions" / "anatomy.json", broken)
+    publish(run, run / "review")
+    objects = read_json(run / "review" / "datastore_v2.json")["objects"]
+    assert objects[FIRST]["labels"]["original"]["info"]["anatomy"] == [
+        "vs of 4530.2 mm3 dropped far from both cochleae, 0 allowed",
+        "1 cochleae, 2 allowed",
+    ]
+    assert objects["crossmoda2022_etz_3_hrT2"]["labels"]["original"]["info"]["anatomy"] == []
+    write_round(run, 1, blocks(vs=1))
+    publish(run, run / "review")
+    again = read_json(run / "review" / "datastore_v2.json")["objects"][FIRST]["labels"]["original"]["info"]
+    assert again["anatomy"] == []
+
+
 def test_pseudo_labels_and_the_served_model_are_scored_against_final_labels(run: Path, upload: Upload) -> None:
     final = blocks(vs=1, cochlea=2)
     final[0, 1:3, 2:4] = 0  # half of the tumour, one voxel layer of 0.5 mm, was none

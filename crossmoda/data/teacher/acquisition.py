@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.ndimage import gaussian_filter1d, zoom
+import torch
+from scipy.ndimage import gaussian_filter1d
+from torch.nn import functional as F
 
 from crossmoda.data.phantom.acquisition import add_rician_noise, bias_field
 
@@ -21,9 +23,10 @@ def grains(
     coarse = np.maximum(np.ceil(np.asarray(shape) * spacing_mm / max(size, 1e-3)).astype(int), 2)
     coarse = np.minimum(coarse, shape)
     field = rng.standard_normal(tuple(coarse), np.float32)
-    if tuple(coarse) != tuple(shape):
-        field = zoom(field, np.asarray(shape) / coarse, order=1, grid_mode=True, mode="nearest")
-    return field[: shape[0], : shape[1], : shape[2]]
+    if tuple(coarse) == tuple(shape):
+        return field
+    # SciPy's zoom gives the same and takes half of a patch's time.
+    return F.interpolate(torch.from_numpy(field)[None, None], size=shape, mode="trilinear")[0, 0].numpy()
 
 
 def draw_acquisition(image: np.ndarray, unit: float, rng: np.random.Generator, faults: bool = True) -> np.ndarray:

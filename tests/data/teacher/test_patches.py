@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.ndimage import zoom
 
 from crossmoda.data.teacher import RandTissuePatchd
 from crossmoda.data.teacher.acquisition import add_noise, grains, with_ghost
@@ -14,7 +15,9 @@ from crossmoda.data.teacher.clutter import add_clutter
 from crossmoda.data.teacher.contrast import Contrast, draw_contrast, expected_statistics
 from crossmoda.data.teacher.patches import HEALTHY_CANAL
 from crossmoda.data.teacher.tissue_maps import TISSUE_NAMES
+from crossmoda.data.volumes import write_volume
 from crossmoda.errors import CrossmodaError
+from crossmoda.preprocessing.space import working_space
 
 STILL: dict[str, Any] = {"rotate_deg": (0, 0, 0), "scale": 0.0, "shear": 0.0, "bend_mm": 0.0}
 SHAPE, SPACING_MM = (60, 50, 16), (0.5, 0.8, 2.0)
@@ -102,6 +105,37 @@ def test_image_label_and_tissue_agree(tmp_path: Path, monkeypatch: pytest.Monkey
     assert bright[label == 2].mean() > 0.5
     assert ((image > 250) & (image < 650))[label == 1].mean() > 0.9
     assert (tissue[label == 1] == 5).mean() > 0.8  # the group named tumour
+
+
+def test_a_patch_is_what_the_working_space_makes_of_the_rendered_scan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    levels = {"white": 300, "tumour_dense": 500, "tumour_loose": 600, "perilymph": 1000}
+    signal = np.array([levels.get(name, 0) for name in TISSUE_NAMES], np.float32)
+    contrast = Contrast(signal, np.zeros_like(signal))
+    monkeypatch.setattr("crossmoda.data.teacher.patches.draw_contrast", lambda rng, share: contrast)
+    monkeypatch.setattr("crossmoda.data.teacher.patches.draw_acquisition", lambda image, unit, rng, faults: image)
+    case = case_of(tmp_path, BOXES)
+    voxels = np.load(case["tissue_map"])
+    voxels[0][:5] = TISSUE_NAMES.index("air")  # the head ends within the scan
+    np.save(case["tissue_map"], voxels)
+    counts = np.bincount(voxels[0].ravel(), minlength=len(TISSUE_NAMES))
+    spacing, size = (1.0, 1.0, 1.0), (64, 96, 64)  # twice the scan: all of it lies in the patch, wherever its middle is
+    transform = RandTissuePatchd(["vs", "cochlea"], size, spacing, {"vs": 1}, narrow_share=0, clutter=False, **STILL)
+    drawn_patch = drawn(transform, {**case, "counts": counts.tolist()}, 2)
+
+    write_volume(tmp_path / "scan.nii.gz", signal[voxels[0]], np.array(case["affine"]))
+    write_volume(tmp_path / "label.nii.gz", np.array([0, 1, 1, 2], np.uint8)[voxels[3]], np.array(case["affine"]))
+    files = {"image": str(tmp_path / "scan.nii.gz"), "label": str(tmp_path / "label.nii.gz")}
+    from_file = working_space("image", "label", spacing, size)(files)
+    patch, scan = ({key: np.asarray(item[key])[0] for key in files} for item in (drawn_patch, from_file))
+    for number in (1, 2):
+        volumes = [(found["label"] == number).sum() for found in (patch, scan)]
+        assert volumes[0] == pytest.approx(volumes[1], rel=0.15)  # linear in the one, nearest in the other
+    for brightness in (np.min, np.max, lambda image: np.median(image[image > image.min() + 0.1])):
+        assert brightness(patch["image"]) == pytest.approx(brightness(scan["image"]), rel=0.03, abs=0.05)
+    of_tumour = [np.mean(found["image"][found["label"] == 1]) for found in (patch, scan)]
+    assert of_tumour[0] == pytest.approx(of_tumour[1], rel=0.06)  # its border is drawn half a voxel farther out
 
 
 def test_outside_the_scan_is_its_minimum_and_background(tmp_path: Path) -> None:
@@ -228,6 +262,12 @@ def test_grains_have_unit_variance_and_a_ghost_is_a_shifted_copy() -> None:
     field = grains((40, 40, 20), np.array([0.5, 0.5, 1.0]), np.random.default_rng(1))
     assert field.shape == (40, 40, 20)
     assert 0.2 < field.std() < 1.3  # interpolation between coarse nodes takes a part of it
+    rng = np.random.default_rng(1)
+    size = float(np.exp(rng.uniform(*np.log((0.5, 5.0)))))
+    nodes = [int(np.ceil(voxels * step / size)) for voxels, step in zip((40, 40, 20), (0.5, 0.5, 1.0), strict=True)]
+    coarse = rng.standard_normal(nodes, np.float32)
+    by_scipy = zoom(coarse, np.divide((40, 40, 20), nodes), order=1, grid_mode=True, mode="nearest")
+    np.testing.assert_allclose(field, by_scipy, atol=1e-4)
     image = np.zeros((10, 4, 2), np.float32)
     image[1, 2, 1] = 1
     ghosted = with_ghost(image, 0, 0.25, 0.5)

@@ -185,12 +185,14 @@ function showCard(one) {
   const badge = card.querySelector(".badge");
   badge.textContent = one.status + (one.level ? `, ${one.level}` : "");
   badge.className = `badge ${one.status}`;
-  const [facts, volumes, said] = card.querySelectorAll(".soft");
+  const [facts, volumes, remarks, said] = card.querySelectorAll(".soft");
   facts.textContent = [`uncertainty ${uncertaintyText(one)}`, one.site, roundText(one)].filter(Boolean).join(" · ");
   volumes.textContent = volumeText(one);
+  remarks.textContent = one.anatomy.length ? `Check: ${one.anatomy.join("; ")}` : "";
+  remarks.hidden = !remarks.textContent;
   said.textContent = [one.who, one.comment].filter(Boolean).join(": ");
   said.hidden = !said.textContent;
-  card.setAttribute("aria-label", `${one.case}, ${badge.textContent}, ${facts.textContent}, ${volumes.textContent}`);
+  card.setAttribute("aria-label", `${one.case}, ${badge.textContent}, ${facts.textContent}, ${volumes.textContent}, ${remarks.textContent}`);
   card.classList.toggle("selected", one.image === state.selected);
   return card;
 }
@@ -198,7 +200,7 @@ function showCard(one) {
 function newCard(image) {
   const card = element("article", "card"), line = element("div", "line");
   line.append(element("strong"), element("span", "badge"));
-  card.append(element("div", "picture"), line, element("p", "soft"), element("p", "soft"), element("p", "soft"));
+  card.append(element("div", "picture"), line, ...Array.from({ length: 4 }, () => element("p", "soft")));
   card.dataset.image = image;
   card.addEventListener("click", () => {
     select(image);
@@ -306,7 +308,7 @@ function showFacts(one) {
   byId("title").textContent = one.case;
   byId("verdict").replaceChildren(element("span", `badge ${one.status}`, one.status), " ", verdictOf(one).slice(one.status.length).replace(/^, /, ""));
   const facts = [["Uncertainty", uncertaintyText(one)], ["Site", one.site], ["Label", one.tag ?? "none"], ["Round", one.round],
-    ...(volumesOf(one) ?? []).map(([name, volume]) => [name, millilitres(volume)]), ["Comment", one.comment]];
+    ...(volumesOf(one) ?? []).map(([name, volume]) => [name, millilitres(volume)]), ["Check", one.anatomy.join("; ")], ["Comment", one.comment]];
   byId("facts").replaceChildren(...facts.filter(([, value]) => value !== "" && value !== null).flatMap(
     ([name, value]) => [element("dt", "", name), element("dd", "", value)]));
 }
