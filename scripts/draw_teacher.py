@@ -42,6 +42,7 @@ def main(maps: str, output: str, rows: int = 5, columns: int = 8, seed: int = 0)
         SPACING_MM,
         ratios=told["teacher_ratios"],
         random_share=told["random_share"],
+        agent_share=told["agent_share"],
         faults=told["teacher_faults"],
         clutter=told["teacher_clutter"],
         **told["teacher_pose"],

@@ -49,6 +49,7 @@ class RandTissuePatchd(RandomizableTransform):
         bend_mm: standard deviation of a smooth displacement whose nodes lie ``bend_every_mm`` apart.
         bend_every_mm: see ``bend_mm``.
         random_share: of contrasts without any rule, see ``draw_contrast``.
+        agent_share: of the others, of scans after gadolinium, see there.
         faults: whether scanners have faults, see ``draw_acquisition``.
         clutter: whether bone and soft tissue outside the brain are uneven, see ``add_clutter``.
         narrow_share: of scans that show a part of their map alone, along each axis down to a third of the patch.
@@ -71,6 +72,7 @@ class RandTissuePatchd(RandomizableTransform):
         bend_mm: float = 1.2,
         bend_every_mm: float = 16.0,
         random_share: float = 0.35,
+        agent_share: float = 0.5,
         faults: bool = True,
         clutter: bool = True,
         narrow_share: float = 0.15,
@@ -85,7 +87,8 @@ class RandTissuePatchd(RandomizableTransform):
         self.ratios = _shares(dict.fromkeys(PLACES[:3], 1.0) if ratios is None else ratios)
         self.rotate_deg, self.scale, self.shear = np.array(rotate_deg, float), scale, shear
         self.bend_mm, self.bend_every_mm = bend_mm, bend_every_mm
-        self.random_share, self.faults, self.clutter = random_share, faults, clutter
+        self.random_share, self.agent_share = random_share, agent_share
+        self.faults, self.clutter = faults, clutter
         self.narrow_share = narrow_share
         self.groups = group_numbers()
 
@@ -102,7 +105,7 @@ class RandTissuePatchd(RandomizableTransform):
         high = np.maximum(high, low + 1)
         low = np.minimum(low, high - 1)
         region = np.array(voxels[:, low[0] : high[0], low[1] : high[1], low[2] : high[2]])
-        contrast = draw_contrast(rng, self.random_share)
+        contrast = draw_contrast(rng, self.random_share, self.agent_share)
         lowest, mean, deviation = expected_statistics(contrast, counts)
         rendered = self._render(region, contrast, np.linalg.norm(affine[:3, :3], axis=0), mean, rng)
         inside = ((places > -0.5) & (places < np.array(voxels.shape[1:]) - 0.5)).all(axis=-1) & self._view(rng)
