@@ -43,9 +43,9 @@ RULES = {
     "intra_mm3": (INTRA, "intra-meatal part of {} mm3"),
     "extra_mm3": (EXTRA, "extra-meatal part of {} mm3"),
     DROPPED_VS: (VS, "vs of {} mm3 dropped far from both cochleae"),
-    "tumours": (VS, "{} separate tumours"),
+    "tumours": (VS, "number of tumours {}"),
     "vs_to_cochlea_mm": (VS, "vs {} mm from the nearest cochlea"),
-    "cochleae": (COCHLEA, "{} cochleae"),
+    "cochleae": (COCHLEA, "number of cochleae {}"),
     "cochlea_least_mm3": (COCHLEA, "smallest cochlea of {} mm3"),
     "cochlea_largest_mm3": (COCHLEA, "largest cochlea of {} mm3"),
     "cochleae_apart_mm": (COCHLEA, "cochleae {} mm apart from left to right"),
@@ -223,6 +223,11 @@ def tell_found(rule: str, value: float) -> str:
         KeyError: there is no such rule.
     """
     return RULES[rule][1].format(f"{value:g}")
+
+
+def remarks_on(report: Mapping[str, Any]) -> list[str]:
+    """Return the rules that fail in a report of ``check_anatomy``, in words."""
+    return [tell_failed(failure) for failure in report["failed"]]
 
 
 def tell_failed(failure: Mapping[str, Any]) -> str:

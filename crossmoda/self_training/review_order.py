@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from crossmoda.files import read_json
-from crossmoda.segmentation.plausibility import tell_failed
+from crossmoda.segmentation.plausibility import remarks_on
 
 # What a scan's info calls a measure -> the files that may hold it, {case: value}, the first that is there. Members or
 # mirrored copies of a segmenter disagree by their mutual information, those that vote by their votes.
@@ -59,4 +59,4 @@ def case_remarks(run: Path, current: Mapping[str, Any]) -> dict[str, list[str]]:
     """
     file = run / current["predictions"] / f"{ANATOMY}.json"
     reports = read_json(file) if file.is_file() else {}
-    return {case: [tell_failed(failure) for failure in report["failed"]] for case, report in reports.items()}
+    return {case: remarks_on(report) for case, report in reports.items()}

@@ -99,9 +99,12 @@ def test_the_mask_is_the_bundle_s_own_prediction(served: Served, slicer: Any, tm
 
 
 def test_a_prediction_can_be_saved_as_the_pseudo_label(served: Served, slicer: Any) -> None:
-    file, _ = slicer.infer(MODEL, "case.1_hrT2", {"save_label": True, "result_extension": ".nrrd"})
+    file, told = slicer.infer(MODEL, "case.1_hrT2", {"save_label": True, "result_extension": ".nrrd"})
     np.testing.assert_array_equal(read_volume(file).array, stored(served, "case.1", "original"))
-    assert slicer.datastore()["objects"]["case.1_hrT2"]["labels"]["original"]["info"]["round"] == 0
+    info = slicer.datastore()["objects"]["case.1_hrT2"]["labels"]["original"]["info"]
+    assert info["round"] == 0
+    assert info["anatomy"] == told["anatomy"]  # what an untrained network draws is nothing like a patient
+    assert any("cochlea" in remark for remark in info["anatomy"])
     assert collect(served.studies, STRUCTURES) == {}
 
 

@@ -221,3 +221,5 @@ def test_the_segmenter_drops_of_a_prediction_what_the_loop_drops(repository: Pat
     np.testing.assert_array_equal(np.unique(np.asarray(item["pred"])), [0, 2])
     assert int((item["pred"] == 2).sum()) == 54
     assert not any("Save" in name for name in names)
+    told = task("infers.segmenter").Segmenter(tmp_path).writer({**item, "image_path": ""})[1]
+    assert "vs of 64 mm3 dropped far from both cochleae, 0 allowed" in told["anatomy"]

@@ -537,7 +537,7 @@ def test_what_breaks_a_rule_of_anatomy_is_told_with_the_pseudo_label_and_goes_wi
     objects = read_json(run / "review" / "datastore_v2.json")["objects"]
     assert objects[FIRST]["labels"]["original"]["info"]["anatomy"] == [
         "vs of 4530.2 mm3 dropped far from both cochleae, 0 allowed",
-        "1 cochleae, 2 allowed",
+        "number of cochleae 1, 2 allowed",
     ]
     assert objects["crossmoda2022_etz_3_hrT2"]["labels"]["original"]["info"]["anatomy"] == []
     write_round(run, 1, blocks(vs=1))

@@ -99,12 +99,13 @@ def test_a_case_that_nobody_touched_is_open_and_shows_the_pseudo_label(store: Re
 def test_rules_of_anatomy_that_are_broken_are_told_of_a_pseudo_label_and_not_of_its_correction(
     store: ReviewStore, tmp_path: Path
 ) -> None:
+    broken = ["number of cochleae 1, 2 allowed"]
     with store.edit() as model:
         for case in ("etz_3", "ldn_1"):
-            model["objects"][f"{case}_hrT2"]["labels"]["original"]["info"]["anatomy"] = ["1 cochleae, 2 allowed"]
+            model["objects"][f"{case}_hrT2"]["labels"]["original"]["info"]["anatomy"] = broken
     put_final(store, tmp_path, "ldn_1_hrT2", {"client_id": "user-anna"})
     told = {case: row["anatomy"] for case, row in rows_of(cases_of(store)).items()}
-    assert told == {"etz_3": ["1 cochleae, 2 allowed"], "ldn_1": [], "etz_2": [], "ldn_4": []}
+    assert told == {"etz_3": broken, "ldn_1": [], "etz_2": [], "ldn_4": []}
 
 
 def test_a_verdict_a_correction_and_an_approved_version_are_told_apart(store: ReviewStore, tmp_path: Path) -> None:

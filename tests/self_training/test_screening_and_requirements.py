@@ -151,9 +151,9 @@ def test_anatomy_that_fails_is_told_with_figure_and_limits(axes: tuple[int, ...]
     assert after.weight == 0
     (reason,) = after.reasons
     assert set(reason.split("; ")) == {
-        "3 cochleae, 2 allowed",
+        "number of cochleae 3, 2 allowed",
         "smallest cochlea of 7.2 mm3, 30 to 250 allowed",
-        "3 separate tumours, 1 allowed",
+        "number of tumours 3, 1 allowed",
         "vs of 37.8 mm3, 100 to 200 allowed",  # 63 voxels
     }
     chosen = RequireAnatomy(checks=("vs_to_cochlea_mm",), distance_mm=2.5)(case)

@@ -22,6 +22,7 @@ from crossmoda.errors import CrossmodaError
 from crossmoda.self_training.review import publish, read_current
 from crossmoda.self_training.review_access import USERS_FILE
 from crossmoda.self_training.review_cases import ReviewCases
+from crossmoda.self_training.review_order import ANATOMY
 from crossmoda.self_training.review_scans import quarantine, scan_fault
 from crossmoda.self_training.review_store import ReviewStore
 from lib.answers import answering_client_errors
@@ -177,7 +178,8 @@ class CrossmodaLabelApp(MONAILabelApp):
                 503, "the GPU has no memory left for this scan; close other programs and try again"
             ) from error
         if save:
-            result["label"] = store.save_prediction(request["image"], result["file"], {"params": result["params"]})
+            told = {"params": result["params"], ANATOMY: result["params"].get(ANATOMY, [])}
+            result["label"] = store.save_prediction(request["image"], result["file"], told)
         return result
 
     def train(self, request: dict[str, Any]) -> Any:

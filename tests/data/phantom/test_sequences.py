@@ -77,6 +77,21 @@ def test_bssfp_with_equal_t1_and_t2_at_90_degrees_gives_half():
     assert BalancedSteadyState(0.01, 0, 90).signal(500, 500) == pytest.approx(0.5, rel=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("tissue", "before", "after"), [("tumour_dense", 1.15, 1.95), ("tumour_loose", 1.57, 2.38), ("vein", 1.30, 2.29)]
+)
+def test_after_gadolinium_tumour_and_veins_are_as_bright_on_bssfp_as_docs_phantom_says(tissue, before, after):
+    sequence = BalancedSteadyState(6, 2.2, 50)
+
+    def signal(name, given):
+        known = TISSUES[name].centre
+        drawn = with_gadolinium(known, known.gadolinium) if given else known
+        return sequence.signal(drawn.t1, drawn.t2, drawn.pd)
+
+    assert signal(tissue, False) / signal("white", False) == pytest.approx(before, abs=0.006)
+    assert signal(tissue, True) / signal("white", True) == pytest.approx(after, abs=0.006)
+
+
 def test_turbo_spin_echo_without_train_is_the_spin_echo():
     assert TurboSpinEcho(1000, 100, 0).signal(500, 50) == pytest.approx((1 - np.exp(-2)) * np.exp(-2))
 

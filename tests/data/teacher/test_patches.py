@@ -224,9 +224,7 @@ def test_fluid_is_brighter_than_brain_under_every_sequence_and_not_under_every_o
     assert 15 < sum(signal[fluid] > signal[brain] for signal in without) < 45
 
 
-def test_gadolinium_makes_tumour_blood_and_dura_brighter_and_leaves_fluid_and_brain(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_gadolinium_makes_tumour_blood_and_dura_brighter_and_leaves_fluid_and_brain() -> None:
     def ratios(agent_share: float) -> dict[str, float]:
         drawn = [draw_contrast(np.random.default_rng(seed), 0.0, agent_share, 0.0).signal for seed in range(1000)]
         of = {name: np.array([signal[TISSUE_NAMES.index(name)] for signal in drawn]) for name in TISSUE_NAMES}
@@ -237,15 +235,6 @@ def test_gadolinium_makes_tumour_blood_and_dura_brighter_and_leaves_fluid_and_br
         assert after[name] > 1.2 * before[name]
     for name in ("grey", "csf", "perilymph", "cyst"):
         assert after[name] == pytest.approx(before[name], rel=0.2)
-    # balanced SSFP at 50 degrees, short TR: PD / (1 + cos a + (1 - cos a) T1/T2), T1 and T2 after 0.52 and 0.02 mmol/L
-    monkeypatch.setattr("crossmoda.data.teacher.contrast.UPTAKE_SPREAD", 0.0)
-    times = {"tumour_dense": (1150, 118, 0.85, 0.52), "white": (650, 72, 0.70, 0.02)}
-    by_hand = {}
-    for name, (t1, t2, density, amount) in times.items():
-        quotient = (1 / t2 + 0.0046 * amount) / (1 / t1 + 0.0041 * amount)
-        by_hand[name] = density / (1.643 + 0.357 * quotient)
-    assert by_hand["tumour_dense"] / by_hand["white"] == pytest.approx(1.95, abs=0.05)
-    assert 0.8 < after["tumour_dense"] / (by_hand["tumour_dense"] / by_hand["white"]) < 1.25
 
 
 def test_clutter_changes_bone_and_leaves_brain_fluid_and_tumour_alone() -> None:

@@ -11,8 +11,10 @@ from monai.bundle import ConfigParser
 from monailabel.interfaces.tasks.infer_v2 import InferType
 
 from crossmoda.labels import model_labels
+from crossmoda.segmentation.plausibility import remarks_on
 from crossmoda.self_training.option_values import share, switch
 from crossmoda.self_training.review import read_current
+from crossmoda.self_training.review_order import ANATOMY
 from crossmoda.self_training.work import BundleUse
 from lib.infers.run_bundle import RunBundle
 
@@ -87,6 +89,12 @@ class Segmenter(RunBundle):
         """
         options = self._config.keys() & request.keys() & CHECKS.keys()
         return super().__call__({**request, **{name: CHECKS[name](name, request[name]) for name in options}}, callbacks)
+
+    def writer(self, data: dict[str, Any], extension: Any = None, dtype: Any = None) -> tuple[Any, Any]:
+        """Write the result, and tell the rules of anatomy that it breaks, where the run checks any."""
+        file, told = super().writer(data, extension, dtype)
+        report = data.get(f"{self.output_label_key}_anatomy")
+        return file, told if report is None else {**told, ANATOMY: remarks_on(report)}
 
 
 CHECKS: dict[str, Callable[[str, Any], Any]] = {

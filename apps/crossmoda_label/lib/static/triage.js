@@ -192,7 +192,8 @@ function showCard(one) {
   remarks.hidden = !remarks.textContent;
   said.textContent = [one.who, one.comment].filter(Boolean).join(": ");
   said.hidden = !said.textContent;
-  card.setAttribute("aria-label", `${one.case}, ${badge.textContent}, ${facts.textContent}, ${volumes.textContent}, ${remarks.textContent}`);
+  const parts = [one.case, badge, facts, volumes, remarks].map((part) => part.textContent ?? part);
+  card.setAttribute("aria-label", parts.filter(Boolean).join(", "));
   card.classList.toggle("selected", one.image === state.selected);
   return card;
 }
