@@ -45,6 +45,7 @@ def main(maps: str, output: str, rows: int = 5, columns: int = 8, seed: int = 0)
         agent_share=told["agent_share"],
         faults=told["teacher_faults"],
         clutter=told["teacher_clutter"],
+        flow=told["teacher_flow"],
         **told["teacher_pose"],
     )
     draw.set_random_state(seed)

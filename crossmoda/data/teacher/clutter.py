@@ -1,4 +1,4 @@
-"""What fills bone and the soft tissue outside the skull unevenly: cells, trabeculae, strands, small vessels."""
+"""What is uneven in a scan without being drawn in a map: bone and soft tissue outside the skull, and moving fluid."""
 
 from __future__ import annotations
 
@@ -12,6 +12,10 @@ CLUTTERED = ("air", "bone", "marrow", "fat", "muscle", "gland", "mucosa", "vein"
 ZONE_MM = (12.0, 40.0)  # size of the parts of a scan that have any
 PIECE_MM = (0.8, 5.0)
 MOST_LAYERS = 2
+MOVING = ("csf", "moving_csf")
+MOVING_SHARE = 0.5  # of scans in which fluid moved
+STREAK_MM = (0.6, 4.0)
+LONGEST_STREAK = 3.0  # along an axis, times its width
 
 
 def add_clutter(
@@ -46,3 +50,33 @@ def add_clutter(
         pieces = zone & (field > field.std() * rng.uniform(-0.5, 1.5))
         signal = signal + pieces * room * (np.float32(level) - signal)
     return signal
+
+
+def move_fluid(
+    signal: np.ndarray,
+    share: np.ndarray,
+    first: np.ndarray,
+    second: np.ndarray,
+    spacing_mm: np.ndarray,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Return the signal in which, in ``MOVING_SHARE`` of scans, cerebrospinal fluid has lost some of it in streaks.
+
+    Fluid that pulses in a cistern is mottled and streaked on real hrT2. A network that knew fluid as smooth alone takes
+    such a cistern for a tumour.
+
+    Args:
+        signal: (X, Y, Z), at least 0.
+        share: of the first tissue in each voxel, 0 to 1.
+        first: number of each voxel's commonest tissue.
+        second: number of its second.
+        spacing_mm: of the voxels.
+        rng: the only source of randomness.
+    """
+    if rng.random() >= MOVING_SHARE:
+        return signal
+    may = np.isin(np.arange(len(TISSUE_NAMES)), [TISSUE_NAMES.index(name) for name in MOVING]).astype(np.float32)
+    zone = grains(signal.shape, spacing_mm, rng, ZONE_MM) > rng.normal(0, 0.5)
+    streaks = grains(signal.shape, spacing_mm / rng.uniform(1, LONGEST_STREAK, 3), rng, STREAK_MM)
+    lost = np.float32(rng.uniform(0.2, 0.9)) * np.clip(streaks + np.float32(rng.uniform(-0.5, 1)), 0, 1)
+    return signal * (1 - zone * lost * (share * may[first] + (1 - share) * may[second]))

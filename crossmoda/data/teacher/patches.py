@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from crossmoda.data.phantom.shapes import rotation
 from crossmoda.data.teacher.acquisition import draw_acquisition, grains
-from crossmoda.data.teacher.clutter import add_clutter
+from crossmoda.data.teacher.clutter import add_clutter, move_fluid
 from crossmoda.data.teacher.contrast import Contrast, draw_contrast, expected_statistics
 from crossmoda.data.teacher.tissue_maps import FIRST, LABEL, LABELS, SECOND, SHARE, WHOLE, group_numbers
 from crossmoda.errors import CrossmodaError
@@ -52,6 +52,7 @@ class RandTissuePatchd(RandomizableTransform):
         agent_share: of the others, of scans after gadolinium, see there.
         faults: whether scanners have faults, see ``draw_acquisition``.
         clutter: whether bone and soft tissue outside the brain are uneven, see ``add_clutter``.
+        flow: whether fluid may have moved, see ``move_fluid``.
         narrow_share: of scans that show a part of their map alone, along each axis down to a third of the patch.
 
     Raises:
@@ -75,6 +76,7 @@ class RandTissuePatchd(RandomizableTransform):
         agent_share: float = 0.5,
         faults: bool = True,
         clutter: bool = True,
+        flow: bool = True,
         narrow_share: float = 0.15,
     ) -> None:
         super().__init__(prob=1.0)
@@ -88,7 +90,7 @@ class RandTissuePatchd(RandomizableTransform):
         self.rotate_deg, self.scale, self.shear = np.array(rotate_deg, float), scale, shear
         self.bend_mm, self.bend_every_mm = bend_mm, bend_every_mm
         self.random_share, self.agent_share = random_share, agent_share
-        self.faults, self.clutter = faults, clutter
+        self.faults, self.clutter, self.flow = faults, clutter, flow
         self.narrow_share = narrow_share
         self.groups = group_numbers()
 
@@ -175,6 +177,8 @@ class RandTissuePatchd(RandomizableTransform):
         signal = share * contrast.signal[first] + (1 - share) * contrast.signal[second]
         amplitude = share * contrast.texture[first] + (1 - share) * contrast.texture[second]
         signal = np.maximum(signal + amplitude * grains(signal.shape, spacing, rng), 0)
+        if self.flow:
+            signal = move_fluid(signal, share, first, second, spacing, rng)
         if self.clutter:
             signal = add_clutter(signal, share, first, second, contrast, spacing, rng)
         return draw_acquisition(signal, mean, rng, self.faults)
