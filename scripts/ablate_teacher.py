@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from comparing import folder_name, read_settings
+from comparing import folder_name, read_settings, table
 from judge_weights import CONFIGS, INFERENCE_FILES, judge_real, judge_synthetic
 from real_volumes import real_folder
 
@@ -28,7 +28,7 @@ from crossmoda.files import hash_of, read_json, write_json, write_text
 from crossmoda.labels import COCHLEA, VS
 from crossmoda.self_training.bundles import make_workflow, run_workflow
 
-SCALE_KEYS = ("patients", "train", "inference")
+SCALE_KEYS = ("patients", "shared", "train")
 METHOD_KEYS = ("maps", "settings")
 COLUMNS = ("VS Dice", "cochlea Dice", "VS Dice, unseen site", "Spearman", "VS Dice, vs_gk_98")
 UNSEEN_SITE = "ukm"
@@ -53,9 +53,9 @@ def main(
     for name, method in methods.items():
         maps = maps_of(method.get("maps", {}), output, int(scale["patients"]), seed)
         folder = output / folder_name(name)
-        settings = {"seed": seed, **scale["train"], **method.get("settings", {})}
+        settings = {"seed": seed, **scale["shared"], **scale["train"], **method.get("settings", {})}
         train(folder, maps, silent, settings)
-        rows[name] = judge(folder, judged, scale.get("inference", {}))
+        rows[name] = judge(folder, judged, scale["shared"])
         write_table(output, rows)
     print(f"\n{(output / 'ablation.md').read_text()}\nwritten: {output}/ablation.md, ablation.json")
 
@@ -109,11 +109,7 @@ def judge(folder: Path, judged: Path, inference: Mapping[str, Any]) -> dict[str,
 def write_table(output: Path, rows: Mapping[str, Mapping[str, float | None]]) -> None:
     """Write the figures of the methods judged so far."""
     write_json(output / "ablation.json", rows)
-    lines = [f"| teacher | {' | '.join(COLUMNS)} |", "|---" * (len(COLUMNS) + 1) + "|"]
-    for name, figures in rows.items():
-        cells = ["" if figures[column] is None else f"{figures[column]:.3f}" for column in COLUMNS]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    write_text(output / "ablation.md", "\n".join(lines) + "\n")
+    write_text(output / "ablation.md", table("teacher", {name: (name, 3) for name in COLUMNS}, rows))
 
 
 if __name__ == "__main__":

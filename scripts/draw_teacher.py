@@ -7,6 +7,7 @@ python scripts/draw_teacher.py --maps runs/teacher --output docs/images/teacher_
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -19,8 +20,7 @@ from crossmoda.files import atomic_path
 from crossmoda.labels import COCHLEA, VS
 
 COLOURS = {VS: "#ff5a5a", COCHLEA: "#41d9ff"}
-TEACHER = "bundles/vs_cochlea_hrt2_segmentation/configs/teacher.yaml"
-PATCH, SPACING_MM = (96, 80, 32), (0.6, 0.6, 1.5)  # the segmenter's
+CONFIGS = Path("bundles/vs_cochlea_hrt2_segmentation/configs")
 
 
 def main(maps: str, output: str, rows: int = 5, columns: int = 8, seed: int = 0) -> None:
@@ -35,11 +35,13 @@ def main(maps: str, output: str, rows: int = 5, columns: int = 8, seed: int = 0)
     """
     cases = teacher_cases(maps)
     structures = list(COLOURS)
-    told = ConfigParser.load_config_file(TEACHER)  # what trainings draw by
+    told: dict[str, Any] = {}  # what trainings draw by
+    for name in ("train", "teacher"):
+        told |= ConfigParser.load_config_file(CONFIGS / f"{name}.yaml")
     draw = RandTissuePatchd(
         structures,
-        PATCH,
-        SPACING_MM,
+        told["patch_size"],
+        told["spacing"],
         ratios=told["teacher_ratios"],
         random_share=told["random_share"],
         agent_share=told["agent_share"],
