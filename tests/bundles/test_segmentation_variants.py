@@ -13,7 +13,7 @@ from monai.bundle import ConfigParser
 from support import workflow_of
 
 from crossmoda.data.datalist import load_datalist
-from crossmoda.errors import find_user_error
+from crossmoda.errors import CrossmodaError, find_user_error
 from crossmoda.files import read_json
 from crossmoda.segmentation.checks import check_network
 
@@ -65,8 +65,15 @@ def test_an_overlay_builds_the_published_network(configs: Path, overlay: str, pa
 
 
 @pytest.mark.parametrize("overlay", VARIANTS)
-def test_an_overlay_changes_nothing_but_the_network(configs: Path, overlay: str) -> None:
-    assert set(ConfigParser.load_config_file(configs / f"{overlay}.yaml")) == {"network_def"}
+def test_an_overlay_changes_the_network_and_a_patch_that_it_cannot_take_alone(configs: Path, overlay: str) -> None:
+    changed = ConfigParser.load_config_file(configs / f"{overlay}.yaml")
+    patch_size = changed.pop("patch_size", None)
+    assert set(changed) == {"network_def"}
+    if patch_size is not None:  # only where the network cannot take the bundle's own
+        parser = parser_of(configs, "train", overlay)
+        own = ConfigParser.load_config_file(configs / "train.yaml")["patch_size"]
+        with pytest.raises(CrossmodaError, match="patch_size"):
+            check_network(parser.get_parsed_content("network_def"), own, parser.get_parsed_content("structures"))
 
 
 @pytest.mark.parametrize("overlay", VARIANTS)
