@@ -7,7 +7,6 @@ python scripts/draw_teacher.py --maps runs/teacher --output docs/images/teacher_
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -15,7 +14,7 @@ from matplotlib.figure import Figure
 from monai.bundle import ConfigParser
 
 from crossmoda.command_line import run_command
-from crossmoda.data.teacher import RandTissuePatchd, teacher_cases
+from crossmoda.data.teacher import teacher_cases
 from crossmoda.files import atomic_path
 from crossmoda.labels import COCHLEA, VS
 
@@ -34,22 +33,10 @@ def main(maps: str, output: str, rows: int = 5, columns: int = 8, seed: int = 0)
         seed: the same seed draws the same patches.
     """
     cases = teacher_cases(maps)
-    structures = list(COLOURS)
-    told: dict[str, Any] = {}  # what trainings draw by
-    for name in ("train", "teacher"):
-        told |= ConfigParser.load_config_file(CONFIGS / f"{name}.yaml")
-    draw = RandTissuePatchd(
-        structures,
-        told["patch_size"],
-        told["spacing"],
-        ratios=told["teacher_ratios"],
-        random_share=told["random_share"],
-        agent_share=told["agent_share"],
-        faults=told["teacher_faults"],
-        clutter=told["teacher_clutter"],
-        flow=told["teacher_flow"],
-        **told["teacher_pose"],
-    )
+    parser = ConfigParser()
+    parser.read_config([str(CONFIGS / f"{name}.yaml") for name in ("train", "teacher")])
+    structures = parser["structures"]
+    draw = parser.get_parsed_content("teacher_patches::transforms::0")  # as trainings draw
     draw.set_random_state(seed)
     figure = Figure(figsize=(1.8 * columns, 1.5 * rows), layout="constrained")
     FigureCanvasAgg(figure)

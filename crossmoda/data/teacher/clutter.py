@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 
 from crossmoda.data.teacher.acquisition import grains
@@ -41,8 +43,7 @@ def add_clutter(
         spacing_mm: of the voxels.
         rng: the only source of randomness.
     """
-    may = np.isin(np.arange(len(TISSUE_NAMES)), [TISSUE_NAMES.index(name) for name in CLUTTERED]).astype(np.float32)
-    room = share * may[first] + (1 - share) * may[second]
+    room = filled(CLUTTERED, share, first, second)
     for _ in range(int(rng.integers(MOST_LAYERS + 1))):
         level = float(rng.uniform(0, 1)) * float(contrast.signal.max())
         zone = grains(signal.shape, spacing_mm, rng, ZONE_MM) > rng.normal(0, 0.3)
@@ -75,8 +76,13 @@ def move_fluid(
     """
     if rng.random() >= MOVING_SHARE:
         return signal
-    may = np.isin(np.arange(len(TISSUE_NAMES)), [TISSUE_NAMES.index(name) for name in MOVING]).astype(np.float32)
     zone = grains(signal.shape, spacing_mm, rng, ZONE_MM) > rng.normal(0, 0.5)
     streaks = grains(signal.shape, spacing_mm / rng.uniform(1, LONGEST_STREAK, 3), rng, STREAK_MM)
     lost = np.float32(rng.uniform(0.2, 0.9)) * np.clip(streaks + np.float32(rng.uniform(-0.5, 1)), 0, 1)
-    return signal * (1 - zone * lost * (share * may[first] + (1 - share) * may[second]))
+    return signal * (1 - zone * lost * filled(MOVING, share, first, second))
+
+
+def filled(tissues: Collection[str], share: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Return how much of each voxel (X, Y, Z) is one of these tissues, 0 to 1, float32; see ``add_clutter``."""
+    one_of = np.array([name in tissues for name in TISSUE_NAMES], np.float32)
+    return share * one_of[first] + (1 - share) * one_of[second]
