@@ -46,6 +46,26 @@ def test_every_method_is_trained_with_its_own_patients_and_judged(ablation):
     assert kinds == [False, True]
 
 
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        ({"settings": {"teacher_flw": False}}, "no such key 'teacher_flw'; did you mean 'teacher_flow'?"),
+        ({"maps": {"vared": False}}, "vared"),
+    ],
+)
+def test_a_method_s_settings_are_looked_at_before_any_other_is_trained(tmp_path, method, message):
+    config = yaml.safe_load((REPOSITORY / "configs" / "teacher_ablation.yaml").read_text())
+    config["methods"]["last"] = method
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    options = ["--config", str(tmp_path / "config.yaml"), "--size", "tiny", "--output_dir", str(tmp_path / "out")]
+    done = run("ablate_teacher.py", *options)
+    assert done.returncode == 1
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert "'last'" in line
+    assert message in line
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_is_done_is_not_done_again(ablation):
     output, _, options = ablation
     before = {path: path.stat().st_mtime_ns for path in output.rglob("*.pt")}
