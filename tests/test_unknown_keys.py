@@ -46,6 +46,7 @@ COMBINATIONS = [  # of overlays, as docs and tests use them
     [SEGMENTATION, "inference", "inference_nnunet", "uncertainty", "anatomy"],
     [SEGMENTATION, "inference", "uncertainty", "votes", "confidence"],
     [SEGMENTATION, "train", "variant_augmentation_chen", "variant_loss_chen", "variant_partial_labels"],
+    [SEGMENTATION, "train", "teacher", "variant_beside_teacher", "variant_partial_labels", "variant_any_contrast"],
 ]
 
 

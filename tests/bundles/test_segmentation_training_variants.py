@@ -141,14 +141,42 @@ def test_parts_that_the_labels_do_not_have_are_refused(configs: Path, plain_data
 # --- Overlays ---
 
 
-@pytest.mark.parametrize("overlay", [*AUGMENTATIONS, "variant_loss_chen", "variant_loss_wu", "variant_partial_labels"])
+def test_any_contrast_changes_tones_and_not_labels(configs: Path, plain_dataset: Path, tmp_path: Path) -> None:
+    # Patches before the rest of the augmentation, drawn with and without it from the same seed.
+    shown, plain = (
+        workflow(configs, plain_dataset, tmp_path, "variant_any_contrast", contrast_probability=share)
+        .parser.get_parsed_content("train::patches")
+        .set_random_state(0)
+        for share in (1.0, 0.0)
+    )
+    assert len(shown.transforms) == len(plain.transforms)
+    label = torch.zeros(1, 40, 36, 16)
+    label[0, 10:22, 12:22, 5:11] = 1
+    image = torch.rand(1, 40, 36, 16) + 3 * label  # the structure is brighter than all else
+    item = {"image": image, "label": label, "case": "a", "site": "", "view": "", "weight": 1.0}
+    brighter = []
+    for _ in range(20):
+        (patch,) = shown(dict(item))
+        tumour = patch["label"] == 1
+        if tumour.any() and not tumour.all():
+            brighter.append(bool(patch["image"][tumour].mean() > patch["image"][~tumour].mean()))
+        (patch,) = plain(dict(item))
+        assert torch.equal(patch["label"] == 1, patch["image"] > 2)
+    assert any(brighter)
+    assert not all(brighter)
+
+
+@pytest.mark.parametrize(
+    "overlay",
+    [*AUGMENTATIONS, "variant_any_contrast", "variant_loss_chen", "variant_loss_wu", "variant_partial_labels"],
+)
 def test_an_overlay_s_keys_exist_in_train_or_are_marked_new(configs: Path, overlay: str) -> None:
     lines = (configs / f"{overlay}.yaml").read_text().splitlines()
     assert lines[0].startswith("# Use after train.yaml")
     marked = {line.split(":")[0] for line in lines if "# new" in line and not line.startswith((" ", "#"))}
     parser = ConfigParser(ConfigParser.load_config_file(configs / "train.yaml"))
     for key in ConfigParser.load_config_file(configs / f"{overlay}.yaml"):
-        assert key in marked or key.rsplit("::", 1)[0] in parser, key
+        assert key in marked or key.lstrip("+").rsplit("::", 1)[0] in parser, key
 
 
 @pytest.mark.parametrize("overlay", AUGMENTATIONS)
@@ -457,8 +485,8 @@ def test_partial_labels_cannot_judge(configs: Path, plain_dataset: Path, tmp_pat
 
 def test_no_training_goes_on_from_the_state_of_another_variant(configs: Path, plain_dataset: Path) -> None:
     prepared = [["prepare_clipped"], ["prepare_deconvolved"], ["prepare_deconvolved", "prepare_clipped"]]
-    others = [["variant_loss_chen"], ["variant_partial_labels"], *([name] for name in AUGMENTATIONS)]
-    variants = [[], *others, *prepared]
+    others = ["variant_loss_chen", "variant_partial_labels", "variant_any_contrast", *AUGMENTATIONS]
+    variants = [[], *([name] for name in others), *prepared]
     settings = {**TINY, "dataset_dir": plain_dataset, "fold": None}
     found = []
     for overlays in variants:

@@ -172,3 +172,32 @@ def test_real_cases_are_learnt_beside_the_teacher(configs, maps, judged, tmp_pat
     draws = made.parser.get_parsed_content("train::draws")
     cases = [draws[position][0]["case"] for position in range(len(draws))]
     assert {"two", "teacher_00000"} == set(cases)
+
+
+def test_a_scan_of_another_sequence_whose_label_knows_one_structure_is_learnt_beside_the_teacher(
+    configs, maps, judged, tmp_path
+):
+    datalist = json.loads(judged.read_text())
+    datalist["source"] = [{**datalist["validation"][0], "case": "tumour_alone", "labels": {"vs": 1, "other": 2}}]
+    path = judged.with_name("partial.json")
+    path.write_text(json.dumps(datalist))
+    made = workflow_of(
+        configs,
+        ["train", "teacher", "variant_beside_teacher", "variant_partial_labels", "variant_any_contrast"],
+        "train",
+        teacher_dir=str(maps),
+        dataset_dir=str(path),
+        output_dir=str(tmp_path),
+        **{**TINY, "iterations_per_epoch": 8},
+    )
+    draws = made.parser.get_parsed_content("train::draws")
+    known = {}
+    for position in range(len(draws)):
+        patch = draws[position][0]
+        assert patch["label"].shape == (2, *TINY["patch_size"])
+        assert patch["structure_weight"].tolist() == [1, 1]
+        assert (patch["label"][1] == 255).all()
+        known[patch["case"]] = patch["channel_group"].tolist()
+    assert known == {"tumour_alone": [0, 1, 0], "teacher_00000": [0, 1, 2]}
+    made.run()
+    assert (tmp_path / "model.pt").is_file()
