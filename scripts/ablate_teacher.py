@@ -33,7 +33,8 @@ from crossmoda.unknown_keys import require_arguments
 SCALE_KEYS = ("patients", "shared", "train")
 METHOD_KEYS = ("maps", "settings")
 COLUMNS = ("VS Dice", "cochlea Dice", "VS Dice, least of the sites", "Spearman", "VS Dice, vs_gk_98")
-TRAINING_FILES = [CONFIGS / f"{name}.yaml" for name in ("train", "teacher", "variant_synthetic_teacher")]
+OVERLAYS = ("teacher", "variant_synthetic_teacher", "variant_tissues")
+TRAINING_FILES = [CONFIGS / f"{name}.yaml" for name in ("train", *OVERLAYS)]
 
 
 def main(

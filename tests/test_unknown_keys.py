@@ -35,6 +35,7 @@ AFTER = {
     "variant_fastcut.yaml": ["variant_cut.yaml"],
     "variant_qs_attn.yaml": ["variant_cut.yaml"],
     "variant_synthetic_teacher.yaml": ["teacher.yaml"],
+    "variant_tissues.yaml": ["teacher.yaml", "variant_synthetic_teacher.yaml"],
 }
 BEFORE = {"teacher.yaml": ["variant_synthetic_teacher.yaml"]}  # that do nothing without another after them
 COMBINATIONS = [  # of overlays, as docs and tests use them
@@ -47,6 +48,7 @@ COMBINATIONS = [  # of overlays, as docs and tests use them
     [SEGMENTATION, "inference", "uncertainty", "votes", "confidence"],
     [SEGMENTATION, "train", "variant_augmentation_chen", "variant_loss_chen", "variant_partial_labels"],
     [SEGMENTATION, "train", "teacher", "variant_beside_teacher", "variant_partial_labels", "variant_any_contrast"],
+    [SEGMENTATION, "train", "teacher", "variant_beside_teacher", "variant_partial_labels", "variant_tissues"],
 ]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -47,20 +47,24 @@ class CasesBeside(Dataset):
     case alike often.
 
     Args:
-        cases: the first set; their items and the others' must have the same keys.
+        cases: the first set; their items and the others' must have the same keys, but for ``unknown``.
         beside: the second set.
         share: of draws that take the second set, more than 0 and less than 1.
+        unknown: maps (1, X, Y, Z), uint8, that the second set's items alone have, and the value that fills one of the
+            label's size in the first set's.
 
     Raises:
         CrossmodaError: the share is not between 0 and 1, or a set is empty.
     """
 
-    def __init__(self, cases: CacheDataset, beside: CacheDataset, share: float) -> None:
+    def __init__(
+        self, cases: CacheDataset, beside: CacheDataset, share: float, unknown: Mapping[str, int] | None = None
+    ) -> None:
         if not 0 < share < 1:
             raise CrossmodaError(f"share {share}: give more than 0 and less than 1")
         if not len(cases) or not len(beside):
             raise CrossmodaError("a set of cases to learn from is empty; name a dataset and a teacher that hold some")
-        self.cases, self.beside = cases, beside
+        self.cases, self.beside, self.unknown = cases, beside, dict(unknown or {})
         # Of the two sets' lengths, the ratio must be (1 - share) : share; whole repetitions come near enough.
         total = max(DRAWN_FROM, len(cases), len(beside))
         self.first = max(round(total * (1 - share)), 1)
@@ -74,11 +78,23 @@ class CasesBeside(Dataset):
 
     def __getitem__(self, index: int) -> Any:  # type: ignore[override]
         """Return a case of the first set below ``first``, else of the second, as a list of patches of either."""
-        of_first = index < self.first
-        found = (
-            self.cases[index % len(self.cases)] if of_first else self.beside[(index - self.first) % len(self.beside)]
-        )
-        return [_plain(patch) for patch in (found if isinstance(found, list) else [found])]  # a crop gives a list
+        if index >= self.first:
+            return _patches(self.beside[(index - self.first) % len(self.beside)])
+        return [self._filled(patch) for patch in _patches(self.cases[index % len(self.cases)])]
+
+    def _filled(self, patch: Any) -> Any:
+        """Return a patch of the first set with the maps that nobody knows of it."""
+        if not self.unknown:
+            return patch
+        maps = {
+            key: torch.full_like(patch["label"][:1], value, dtype=torch.uint8) for key, value in self.unknown.items()
+        }
+        return {**patch, **maps}
+
+
+def _patches(found: Any) -> list[Any]:
+    """Return a case's patches, of which a crop gives a list."""
+    return [_plain(patch) for patch in (found if isinstance(found, list) else [found])]
 
 
 def _plain(patch: Any) -> Any:

@@ -18,9 +18,14 @@ from torch.nn import functional as F
 from crossmoda.segmentation.losses import WeightedTarget, prepare_weighted_batch
 from crossmoda.segmentation.training import begin_with
 
+UNKNOWN_TISSUE = 255  # of a voxel of which nobody knows what it is made of, such as one of a real scan
+
 
 class TaughtTarget(NamedTuple):
-    """What a batch is compared with: the structures' target, and each voxel's tissue group (B, X, Y, Z), int64."""
+    """What a batch is compared with: the structures' target, and each voxel's tissue group (B, X, Y, Z), int64.
+
+    A group is its place in ``crossmoda.data.teacher.TISSUE_GROUPS``, or ``UNKNOWN_TISSUE``.
+    """
 
     structures: WeightedTarget
     tissue: torch.Tensor
@@ -93,6 +98,8 @@ def begin_taught_with(
 class LossWithTissues(nn.Module):
     """A loss of the structures' channels plus a cross-entropy of the tissue groups' channels, of the finest head.
 
+    The cross-entropy is the mean over the voxels whose tissue is known, 0 where none is.
+
     Args:
         loss: of logits, or a stack of heads' logits, and a ``WeightedTarget``.
         classes: background and structures.
@@ -118,7 +125,9 @@ class LossWithTissues(nn.Module):
         channels = 2 if stacked else 1
         structures, tissues = prediction.split([self.classes, prediction.shape[channels] - self.classes], dim=channels)
         finest = tissues[:, 0] if stacked else tissues
-        return self.loss(structures, target.structures) + self.tissue_weight * F.cross_entropy(finest, target.tissue)
+        charged = F.cross_entropy(finest.float(), target.tissue, ignore_index=UNKNOWN_TISSUE, reduction="sum")
+        known = (target.tissue != UNKNOWN_TISSUE).sum().clamp(min=1)
+        return self.loss(structures, target.structures) + self.tissue_weight * charged / known
 
 
 def prepare_taught_batch(

@@ -11,6 +11,7 @@ from support import workflow_of
 from crossmoda.data.teacher import TISSUE_NAMES
 from crossmoda.data.teacher.bank import DESCRIPTION, VERSION
 from crossmoda.errors import find_user_error
+from crossmoda.segmentation.tissue_teaching import UNKNOWN_TISSUE, TaughtNetwork
 
 BUNDLE = "vs_cochlea_hrt2_segmentation"
 SHAPE, SPACING = (48, 40, 16), (0.7, 0.7, 1.5)
@@ -75,7 +76,7 @@ def judged(tmp_path_factory):
 def workflow(configs, maps, judged, output, **settings):
     return workflow_of(
         configs,
-        ["train", "teacher", "variant_synthetic_teacher"],
+        ["train", "teacher", "variant_synthetic_teacher", "variant_tissues"],
         "train",
         teacher_dir=str(maps),
         dataset_dir=str(judged),
@@ -174,16 +175,18 @@ def test_real_cases_are_learnt_beside_the_teacher(configs, maps, judged, tmp_pat
     assert {"two", "teacher_00000"} == set(cases)
 
 
+@pytest.mark.parametrize("tissues", [False, True])
 def test_a_scan_of_another_sequence_whose_label_knows_one_structure_is_learnt_beside_the_teacher(
-    configs, maps, judged, tmp_path
+    configs, maps, judged, tmp_path, tissues
 ):
     datalist = json.loads(judged.read_text())
     datalist["source"] = [{**datalist["validation"][0], "case": "tumour_alone", "labels": {"vs": 1, "other": 2}}]
     path = judged.with_name("partial.json")
     path.write_text(json.dumps(datalist))
+    overlays = ["variant_partial_labels", "variant_any_contrast", *(["variant_tissues"] if tissues else [])]
     made = workflow_of(
         configs,
-        ["train", "teacher", "variant_beside_teacher", "variant_partial_labels", "variant_any_contrast"],
+        ["train", "teacher", "variant_beside_teacher", *overlays],
         "train",
         teacher_dir=str(maps),
         dataset_dir=str(path),
@@ -191,13 +194,18 @@ def test_a_scan_of_another_sequence_whose_label_knows_one_structure_is_learnt_be
         **{**TINY, "iterations_per_epoch": 8},
     )
     draws = made.parser.get_parsed_content("train::draws")
-    known = {}
+    known, tissue = {}, {}
     for position in range(len(draws)):
         patch = draws[position][0]
         assert patch["label"].shape == (2, *TINY["patch_size"])
         assert patch["structure_weight"].tolist() == [1, 1]
         assert (patch["label"][1] == 255).all()
+        assert patch["tissue"].shape == (1, *TINY["patch_size"])
         known[patch["case"]] = patch["channel_group"].tolist()
+        tissue[patch["case"]] = bool((patch["tissue"] == UNKNOWN_TISSUE).all())
     assert known == {"tumour_alone": [0, 1, 0], "teacher_00000": [0, 1, 2]}
+    assert tissue == {"tumour_alone": True, "teacher_00000": False}
+    network = made.parser.get_parsed_content("network")
+    assert isinstance(network, TaughtNetwork) == tissues
     made.run()
-    assert (tmp_path / "model.pt").is_file()
+    assert torch.load(tmp_path / "model.pt", weights_only=True)["output_block.conv.conv.weight"].shape[0] == 3

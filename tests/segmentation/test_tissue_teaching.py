@@ -14,6 +14,7 @@ from crossmoda.engines import save_weights
 from crossmoda.errors import CrossmodaError
 from crossmoda.segmentation.losses import WeightedTarget
 from crossmoda.segmentation.tissue_teaching import (
+    UNKNOWN_TISSUE,
     DeployedPart,
     LossWithTissues,
     TaughtNetwork,
@@ -81,6 +82,23 @@ def test_the_loss_is_that_of_the_structures_and_of_the_finest_tissues(heads: int
     finest = prediction if heads is None else prediction[:, 0]
     assert value == pytest.approx(7 + 0.5 * float(F.cross_entropy(finest[:, 3:], tissue)))
     assert seen == [((2, 3, 4, 4, 2) if heads is None else (2, 2, 3, 4, 4, 2), target.structures)]
+
+
+def test_voxels_of_unknown_tissue_are_charged_nothing() -> None:
+    torch.manual_seed(0)
+    prediction = torch.randn(2, 5, 4, 4, 2, requires_grad=True)
+    tissue = torch.randint(2, (2, 4, 4, 2))
+    tissue[0] = UNKNOWN_TISSUE
+    target = TaughtTarget(WeightedTarget(torch.zeros(2, 1, 4, 4, 2), torch.ones(2)), tissue)
+    loss = LossWithTissues(lambda logits, _: 0 * logits.sum(), 3, 1.0)
+    known = F.cross_entropy(prediction[1:, 3:], tissue[1:])  # the mean over the second case alone
+    assert float(loss(prediction, target).detach()) == pytest.approx(float(known.detach()))
+    tissue[1] = UNKNOWN_TISSUE
+    nothing = loss(prediction, target)
+    nothing.backward()
+    assert float(nothing.detach()) == 0
+    assert prediction.grad is not None
+    assert not prediction.grad.any()
 
 
 def test_a_batch_becomes_image_and_targets() -> None:
