@@ -17,7 +17,7 @@ from crossmoda.command_line import run_command
 from crossmoda.data.datalist import save_datalist
 from crossmoda.data.volumes import read_volume, write_volume
 from crossmoda.errors import CrossmodaError
-from crossmoda.labels import VS
+from crossmoda.labels import COCHLEA, VS
 
 
 def main(output_dir: str = "runs/real_lessons") -> None:
@@ -31,11 +31,13 @@ def main(output_dir: str = "runs/real_lessons") -> None:
         raise CrossmodaError("the real volumes are not there; name their folder in CROSSMODA_REAL_DATA")
     output.mkdir(parents=True, exist_ok=True)
     label = real / "vs_gk_99_ceT1_Label.nii.gz"
-    tumour = item("vs_gk_99", real / "vs_gk_99_ceT1.nii.gz") | {"label": str(label.resolve())}
+    known = {"labels": {VS: 1}}
+    tumour = item("vs_gk_99", real / "vs_gk_99_ceT1.nii.gz") | {"label": str(label.resolve())} | known
     ear = real / "inner_ear_right_T2.nii.gz"
     empty = write_empty_label(ear, output / "inner_ear_right_Label.nii.gz")
-    healthy = item("inner_ear_right", ear) | {"label": str(empty.resolve())}
-    datalist = {"edition": "plain", "labels": {VS: 1}, "source": [tumour], "target": [healthy], "validation": []}
+    healthy = item("inner_ear_right", ear) | {"label": str(empty.resolve())} | known
+    sections = {"source": [tumour], "target": [healthy], "validation": []}
+    datalist = {"edition": "plain", "labels": {VS: 1, COCHLEA: 2}, **sections}
     save_datalist(output / "datalist.json", datalist)
     print(f"written: {output}/datalist.json")
 

@@ -28,7 +28,7 @@ def test_what_may_teach_is_listed_and_what_judges_is_not(
     monkeypatch.setenv("CROSSMODA_REAL_DATA", str(real_data))
     prepare(str(tmp_path))
     found = load_datalist(tmp_path / "datalist.json")
-    assert found["labels"] == {"vs": 1}
+    assert [item["labels"] for item in (*found["source"], *found["target"])] == 2 * [{"vs": 1}]
     assert [item["case"] for section in ("source", "target", "validation") for item in found[section]] == [
         "vs_gk_99",
         "inner_ear_right",
