@@ -48,7 +48,8 @@ COMBINATIONS = [  # of overlays, as docs and tests use them
     [SEGMENTATION, "inference", "uncertainty", "votes", "confidence"],
     [SEGMENTATION, "train", "variant_augmentation_chen", "variant_loss_chen", "variant_partial_labels"],
     [SEGMENTATION, "train", "teacher", "variant_beside_teacher", "variant_partial_labels", "variant_any_contrast"],
-    [SEGMENTATION, "train", "teacher", "variant_beside_teacher", "variant_partial_labels", "variant_tissues"],
+    [SEGMENTATION, "train", "teacher", "variant_partial_labels", "variant_beside_teacher", "variant_tissues"],
+    [SEGMENTATION, "train", "teacher", "variant_synthetic_teacher", "variant_tissues", "multi_gpu_train"],
 ]
 
 

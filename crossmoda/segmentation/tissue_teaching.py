@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from crossmoda.errors import CrossmodaError
 from crossmoda.segmentation.losses import WeightedTarget, prepare_weighted_batch
 from crossmoda.segmentation.training import begin_with
 
@@ -133,7 +134,16 @@ class LossWithTissues(nn.Module):
 def prepare_taught_batch(
     batch: Mapping[str, Any], device: str | torch.device | None = None, non_blocking: bool = False, **kwargs: Any
 ) -> tuple[torch.Tensor, TaughtTarget]:
-    """Return a batch's image and targets on the device: ``prepare_batch`` of an engine with ``LossWithTissues``."""
+    """Return a batch's image and targets on the device: ``prepare_batch`` of an engine with ``LossWithTissues``.
+
+    Raises:
+        CrossmodaError: nothing is told of the voxels' tissues, since no case is the synthetic teacher's.
+    """
+    if "tissue" not in batch:
+        raise CrossmodaError(
+            "variant_tissues.yaml: no tissue is known of the cases; put it after teacher.yaml and "
+            "variant_synthetic_teacher.yaml or variant_beside_teacher.yaml"
+        )
     image, target = prepare_weighted_batch(batch, device, non_blocking, **kwargs)
     tissue = torch.as_tensor(batch["tissue"]).as_subclass(torch.Tensor)[:, 0].to(device, torch.long)
     return image, TaughtTarget(target, tissue)

@@ -6,7 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from support import workflow_of
+from support import assert_same_course, train_in_processes, workflow_of
 
 from crossmoda.data.teacher import TISSUE_NAMES
 from crossmoda.data.teacher.bank import DESCRIPTION, VERSION
@@ -125,6 +125,31 @@ def test_the_same_seed_gives_the_same_weights_and_they_can_be_begun_with(configs
     assert all(torch.equal(begun[name][: len(value)], value) for name, value in first.items() if value.ndim)
 
 
+@pytest.mark.slow
+def test_two_processes_learn_tissues_as_one_does(configs, maps, judged, tmp_path, repository):
+    files = ["train", "teacher", "variant_synthetic_teacher", "variant_tissues"]
+    both = {**TINY, "batch_dice": False, "amp": False, "teacher_dir": maps, "dataset_dir": judged}
+    workflow_of(configs, files, "train", **both, batch_size=4, output_dir=tmp_path / "one").run()
+    train_in_processes(
+        configs, files, repository, **both, batch_size=2, output_dir=tmp_path / "two", bundle_root=configs.parent
+    )
+    assert_same_course(tmp_path / "one", tmp_path / "two")
+    one, two = (torch.load(tmp_path / name / "model.pt", weights_only=True) for name in ("one", "two"))
+    assert all(torch.allclose(value, two[name], rtol=1e-3, atol=1e-4) for name, value in one.items())
+
+
+def test_tissues_of_cases_of_which_nobody_knows_them_are_refused_in_one_line(configs, judged, tmp_path):
+    datalist = json.loads(judged.read_text())
+    datalist["target"] = [{**datalist["validation"][0], "case": "two"}]
+    path = judged.with_name("without_teacher.json")
+    path.write_text(json.dumps(datalist))
+    overlays = ["train", "variant_tissues"]
+    made = workflow_of(configs, overlays, "train", dataset_dir=str(path), output_dir=str(tmp_path), **TINY)
+    with pytest.raises(Exception, match="trainer") as raised:
+        made.run()
+    assert "variant_beside_teacher.yaml" in str(find_user_error(raised.value))
+
+
 def test_without_maps_it_stops_in_one_line(configs, judged, tmp_path):
     with pytest.raises(Exception, match="teacher") as raised:
         workflow(configs, tmp_path, judged, tmp_path / "out").run()
@@ -141,7 +166,7 @@ def test_given_weights_take_the_place_of_a_training(configs, trained, judged, tm
     assert all(torch.equal(first[name], again[name]) for name in first)
     told = json.loads((tmp_path / "model.json").read_text())
     assert told["given"]["training"]["sha256"] == told["given"]["sha256"]
-    with pytest.raises(Exception, match="network") as raised:
+    with pytest.raises(Exception, match="initial_weights") as raised:
         workflow_of(
             configs,
             ["train", "variant_given_weights"],
@@ -176,17 +201,19 @@ def test_real_cases_are_learnt_beside_the_teacher(configs, maps, judged, tmp_pat
 
 
 @pytest.mark.parametrize("tissues", [False, True])
+@pytest.mark.parametrize("last", ["variant_partial_labels", "variant_beside_teacher"])
 def test_a_scan_of_another_sequence_whose_label_knows_one_structure_is_learnt_beside_the_teacher(
-    configs, maps, judged, tmp_path, tissues
+    configs, maps, judged, tmp_path, last, tissues
 ):
     datalist = json.loads(judged.read_text())
     datalist["source"] = [{**datalist["validation"][0], "case": "tumour_alone", "labels": {"vs": 1, "other": 2}}]
     path = judged.with_name("partial.json")
     path.write_text(json.dumps(datalist))
-    overlays = ["variant_partial_labels", "variant_any_contrast", *(["variant_tissues"] if tissues else [])]
+    both = sorted(["variant_partial_labels", "variant_beside_teacher"], key=lambda name: name == last)
+    overlays = [*both, "variant_any_contrast", *(["variant_tissues"] if tissues else [])]
     made = workflow_of(
         configs,
-        ["train", "teacher", "variant_beside_teacher", *overlays],
+        ["train", "teacher", *overlays],
         "train",
         teacher_dir=str(maps),
         dataset_dir=str(path),
