@@ -107,7 +107,19 @@ def judge_real(real: Path, output: Path, weights: str, settings: dict[str, Any])
             read_volume(truth) if case == "vs_gk_98" else None,
         )
     rows["vs_gk_98"] |= {"dice": scores["dice"]["mean"], "assd": scores["assd"]["mean"]}
+    rows["vs_gk_98"] |= overlap(read_volume(predicted["vs_gk_98"]).array == NUMBERS[VS], read_volume(truth).array == 1)
     return rows
+
+
+def overlap(found: np.ndarray, true: np.ndarray) -> dict[str, float]:
+    """Return the share of the true voxels that was found (recall) and that of the found ones that is true (precision).
+
+    Args:
+        found: mask (X, Y, Z).
+        true: mask on the same grid, not empty.
+    """
+    both = float((found & true).sum())
+    return {"recall": both / float(true.sum()), "precision": both / float(found.sum()) if found.any() else float("nan")}
 
 
 def volumes(label: Volume) -> dict[str, float]:
@@ -200,13 +212,16 @@ def lines(found: dict[str, Any]) -> list[str]:
     made = []
     if "real" in found:
         made += [
-            "| real scan | VS Dice | VS ASSD, mm | VS, mL | cochlea right, left of the middle, mm3 | uncertainty |",
-            "|---|---|---|---|---|---|",
+            "| real scan | VS Dice | VS recall | VS precision | VS ASSD, mm | VS, mL "
+            "| cochlea right, left of the middle, mm3 | uncertainty |",
+            "|---|---|---|---|---|---|---|---|",
         ]
         for case, row in found["real"].items():
-            dice, assd = (f"{row[key]:.3f}" if key in row else "no label" for key in ("dice", "assd"))
+            judged = ("dice", "recall", "precision", "assd")
+            cells = [f"{row[key]:.3f}" if key in row else "no label" for key in judged]
             ears = f"{row['cochlea_right_mm3']:.0f}, {row['cochlea_left_mm3']:.0f}"
-            made.append(f"| {case} | {dice} | {assd} | {row['vs_ml']:.2f} | {ears} | {row['uncertainty']:.3f} |")
+            cells += [f"{row['vs_ml']:.2f}", ears, f"{row['uncertainty']:.3f}"]
+            made.append(f"| {case} | {' | '.join(cells)} |")
         made.append("")
     if "synthetic" in found:
         scores = found["synthetic"]["scores"]
