@@ -1,4 +1,4 @@
-"""What a scanner adds to a rendered region: blur, receive field, ghosts, folded edges, noise, saturation."""
+"""What a scanner makes of a rendered region: blur, thick slices, receive field, ghosts, folds, noise, saturation."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from torch.nn import functional as F
 from crossmoda.data.phantom.acquisition import add_rician_noise, bias_field
 
 TEXTURE_MM = (0.5, 5.0)  # size of the grains that tissues are made of
+THICK_MM = (2.0, 6.0)  # slices, thicker than those of the map
+THICK_ALONG = (0.25, 0.25, 0.5)  # how often along x (sagittal), y (coronal) and z (axial)
 
 
 def grains(
@@ -38,14 +40,23 @@ def _interpolated_variance(nodes: int, voxels: int) -> float:
     return float(np.mean((1 - nearer) ** 2 + nearer**2))
 
 
-def draw_acquisition(image: np.ndarray, unit: float, rng: np.random.Generator, faults: bool = True) -> np.ndarray:
+def draw_acquisition(
+    image: np.ndarray,
+    spacing_mm: np.ndarray,
+    unit: float,
+    rng: np.random.Generator,
+    faults: bool = True,
+    thick_share: float = 0.0,
+) -> np.ndarray:
     """Return the image (X, Y, Z), float32 >= 0, as a scanner of drawn faults stores it; axis 2 holds the slices.
 
     Args:
         image: the noiseless signal; changed in place.
+        spacing_mm: of the voxels.
         unit: a typical tissue's signal, which noise is relative to.
         rng: the only source of randomness.
         faults: False leaves out ghosts, folded edges and saturation.
+        thick_share: of scans in thick slices of any direction, see ``draw_thick_slices``.
     """
     image = gaussian_filter1d(image, float(rng.uniform(0.2, 0.6)), axis=2, truncate=2, mode="nearest")
     in_plane = float(rng.uniform(0.3, 1.0))
@@ -54,9 +65,43 @@ def draw_acquisition(image: np.ndarray, unit: float, rng: np.random.Generator, f
     image *= bias_field(image.shape, float(rng.uniform(0, 0.3)), rng)
     if faults:
         image = _with_faults(image, rng)
+    shape = image.shape
+    if thick_share > 0 and rng.random() < thick_share:
+        image = resized(image, draw_thick_slices(shape, spacing_mm, rng), "area")
     ratio = float(np.exp(rng.uniform(np.log(4), np.log(40))))
     noise_size = float(rng.uniform(0.4, 0.9)) if rng.random() < 0.5 else 0.0
-    return add_noise(image, unit / ratio, noise_size, rng)
+    noisy = add_noise(image, unit / ratio, noise_size, rng)
+    return resized(noisy, shape, "trilinear")  # as a scan is brought to the working space
+
+
+def draw_thick_slices(shape: tuple[int, ...], spacing_mm: np.ndarray, rng: np.random.Generator) -> tuple[int, ...]:
+    """Return a region's voxels (x, y, z) in slices ``THICK_MM`` thick along an axis drawn by ``THICK_ALONG``.
+
+    Where the region's voxels are thicker themselves, or it is thinner than two such slices, they are left as they are.
+
+    Args:
+        shape: voxels (X, Y, Z) of the region.
+        spacing_mm: of these voxels.
+        rng: the only source of randomness.
+    """
+    axis = int(rng.choice(3, p=THICK_ALONG))
+    thick = float(np.exp(rng.uniform(*np.log(THICK_MM))))
+    slices = round(shape[axis] * float(spacing_mm[axis]) / thick)
+    return tuple(slices if n == axis and 2 <= slices < size else size for n, size in enumerate(shape))
+
+
+def resized(image: np.ndarray, shape: tuple[int, ...], mode: str) -> np.ndarray:
+    """Return an image (X, Y, Z), float32, with as many voxels along each axis over the same extent.
+
+    Args:
+        image: of any number of voxels.
+        shape: voxels along each axis of the result.
+        mode: PyTorch's, such as area (means over thicker voxels) or trilinear.
+    """
+    if tuple(shape) == image.shape:
+        return image
+    whole = torch.from_numpy(np.ascontiguousarray(image, np.float32))[None, None]
+    return F.interpolate(whole, size=tuple(shape), mode=mode)[0, 0].numpy()
 
 
 def add_noise(image: np.ndarray, deviation: float, size: float, rng: np.random.Generator) -> np.ndarray:

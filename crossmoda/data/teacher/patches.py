@@ -54,6 +54,7 @@ class RandTissuePatchd(RandomizableTransform):
         clutter: whether bone and soft tissue outside the brain are uneven, see ``add_clutter``.
         flow: whether fluid may have moved, see ``move_fluid``.
         narrow_share: of scans that show a part of their map alone, along each axis down to a third of the patch.
+        thick_share: of scans in thick slices of any direction, see ``draw_acquisition``.
 
     Raises:
         CrossmodaError: an unknown structure or place, or ratios that are not positive in sum.
@@ -78,6 +79,7 @@ class RandTissuePatchd(RandomizableTransform):
         clutter: bool = True,
         flow: bool = True,
         narrow_share: float = 0.15,
+        thick_share: float = 0.0,
     ) -> None:
         super().__init__(prob=1.0)
         unknown = [name for name in structures if name not in CHANNELS]
@@ -91,7 +93,7 @@ class RandTissuePatchd(RandomizableTransform):
         self.bend_mm, self.bend_every_mm = bend_mm, bend_every_mm
         self.random_share, self.agent_share = random_share, agent_share
         self.faults, self.clutter, self.flow = faults, clutter, flow
-        self.narrow_share = narrow_share
+        self.narrow_share, self.thick_share = narrow_share, thick_share
         self.groups = group_numbers()
 
     def __call__(self, data: Mapping[Any, Any]) -> dict[Hashable, Any]:
@@ -181,7 +183,7 @@ class RandTissuePatchd(RandomizableTransform):
             signal = move_fluid(signal, share, first, second, spacing, rng)
         if self.clutter:
             signal = add_clutter(signal, share, first, second, contrast, spacing, rng)
-        return draw_acquisition(signal, mean, rng, self.faults)
+        return draw_acquisition(signal, spacing, mean, rng, self.faults, self.thick_share)
 
     def _label(self, label: np.ndarray, grid: torch.Tensor) -> np.ndarray:
         """Return the label of the patch, (X, Y, Z) uint8: each structure where it fills at least half."""

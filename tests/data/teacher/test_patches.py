@@ -92,7 +92,7 @@ def test_image_label_and_tissue_agree(tmp_path: Path, monkeypatch: pytest.Monkey
     signal[TISSUE_NAMES.index("perilymph")] = 900
     contrast = Contrast(signal, np.zeros_like(signal))
     monkeypatch.setattr("crossmoda.data.teacher.patches.draw_contrast", lambda rng, *shares: contrast)
-    monkeypatch.setattr("crossmoda.data.teacher.patches.draw_acquisition", lambda image, unit, rng, faults: image)
+    monkeypatch.setattr("crossmoda.data.teacher.patches.draw_acquisition", lambda image, *rest: image)
     transform = RandTissuePatchd(["vs", "cochlea"], (64, 56, 20), (0.6, 0.6, 1.5), {"vs": 1}, narrow_share=0)
     case = case_of(tmp_path, BOXES)
     _, mean, deviation = expected_statistics(contrast, np.array(case["counts"]))
@@ -114,7 +114,7 @@ def test_a_patch_is_what_the_working_space_makes_of_the_rendered_scan(
     signal = np.array([levels.get(name, 0) for name in TISSUE_NAMES], np.float32)
     contrast = Contrast(signal, np.zeros_like(signal))
     monkeypatch.setattr("crossmoda.data.teacher.patches.draw_contrast", lambda rng, *shares: contrast)
-    monkeypatch.setattr("crossmoda.data.teacher.patches.draw_acquisition", lambda image, unit, rng, faults: image)
+    monkeypatch.setattr("crossmoda.data.teacher.patches.draw_acquisition", lambda image, *rest: image)
     case = case_of(tmp_path, BOXES)
     voxels = np.load(case["tissue_map"])
     voxels[0][:5] = TISSUE_NAMES.index("air")  # the head ends within the scan
