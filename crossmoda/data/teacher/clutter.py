@@ -1,10 +1,11 @@
-"""What is uneven in a scan without being drawn in a map: bone and soft tissue outside the skull, and moving fluid."""
+"""What is uneven in a scan without being drawn in a map: bone, soft tissue, moving fluid, a tumour's outer layer."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 
 import numpy as np
+from scipy.ndimage import gaussian_filter1d
 
 from crossmoda.data.teacher.acquisition import grains
 from crossmoda.data.teacher.contrast import Contrast
@@ -18,6 +19,9 @@ MOVING = ("csf", "moving_csf")
 MOVING_SHARE = 0.5  # of scans in which fluid moved
 STREAK_MM = (0.6, 4.0)
 LONGEST_STREAK = 3.0  # along an axis, times its width
+LAYERED_SHARE = 0.4  # of tumours
+LAYER_MM = (0.4, 1.6)
+LAYER_FACTOR = (0.3, 1.2)  # of the tumour's signal
 
 
 def add_clutter(
@@ -80,6 +84,32 @@ def move_fluid(
     streaks = grains(signal.shape, spacing_mm / rng.uniform(1, LONGEST_STREAK, 3), rng, STREAK_MM)
     lost = np.float32(rng.uniform(0.2, 0.9)) * np.clip(streaks + np.float32(rng.uniform(-0.5, 1)), 0, 1)
     return signal * (1 - zone * lost * filled(MOVING, share, first, second))
+
+
+def add_outer_layer(
+    signal: np.ndarray, tumour: np.ndarray, spacing_mm: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """Return the signal with a tumour's outermost layer mostly darker than its inside, in ``LAYERED_SHARE`` of scans.
+
+    A capsule, compact tissue about a loose core, the dura and nerves that the tumour has spread over itself, blood's
+    remains: a reader counts them as tumour, and a network that only saw tumours alike to their edge leaves them out.
+    The layer fades inwards, over ``LAYER_MM``.
+
+    Args:
+        signal: (X, Y, Z), at least 0.
+        tumour: mask (X, Y, Z).
+        spacing_mm: of the voxels.
+        rng: the only source of randomness.
+    """
+    if rng.random() >= LAYERED_SHARE or not tumour.any():
+        return signal
+    width = float(rng.uniform(*LAYER_MM))
+    factor = np.float32(np.exp(rng.uniform(*np.log(LAYER_FACTOR))))
+    inside = tumour.astype(np.float32)
+    for axis, step in enumerate(spacing_mm):  # a half at a flat surface, 0.9 as deep as 1.28 standard deviations
+        inside = gaussian_filter1d(inside, width / 1.28 / float(step), axis=axis, truncate=2.5, mode="nearest")
+    layer = tumour * np.clip((0.9 - inside) / 0.4, 0, 1)
+    return signal * (1 - layer * (1 - factor))
 
 
 def filled(tissues: Collection[str], share: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from crossmoda.data.phantom.shapes import rotation
 from crossmoda.data.teacher.acquisition import draw_acquisition, grains
-from crossmoda.data.teacher.clutter import add_clutter, move_fluid
+from crossmoda.data.teacher.clutter import add_clutter, add_outer_layer, move_fluid
 from crossmoda.data.teacher.contrast import Contrast, draw_contrast, expected_statistics
 from crossmoda.data.teacher.tissue_maps import FIRST, LABEL, LABELS, SECOND, SHARE, WHOLE, group_numbers
 from crossmoda.errors import CrossmodaError
@@ -53,6 +53,7 @@ class RandTissuePatchd(RandomizableTransform):
         faults: whether scanners have faults, see ``draw_acquisition``.
         clutter: whether bone and soft tissue outside the brain are uneven, see ``add_clutter``.
         flow: whether fluid may have moved, see ``move_fluid``.
+        layers: whether a tumour's outermost layer may differ, see ``add_outer_layer``.
         narrow_share: of scans that show a part of their map alone, along each axis down to a third of the patch.
         thick_share: of scans in thick slices of any direction, see ``draw_acquisition``.
 
@@ -78,6 +79,7 @@ class RandTissuePatchd(RandomizableTransform):
         faults: bool = True,
         clutter: bool = True,
         flow: bool = True,
+        layers: bool = True,
         narrow_share: float = 0.15,
         thick_share: float = 0.0,
     ) -> None:
@@ -92,7 +94,7 @@ class RandTissuePatchd(RandomizableTransform):
         self.rotate_deg, self.scale, self.shear = np.array(rotate_deg, float), scale, shear
         self.bend_mm, self.bend_every_mm = bend_mm, bend_every_mm
         self.random_share, self.agent_share = random_share, agent_share
-        self.faults, self.clutter, self.flow = faults, clutter, flow
+        self.faults, self.clutter, self.flow, self.layers = faults, clutter, flow, layers
         self.narrow_share, self.thick_share = narrow_share, thick_share
         self.groups = group_numbers()
 
@@ -179,6 +181,9 @@ class RandTissuePatchd(RandomizableTransform):
         signal = share * contrast.signal[first] + (1 - share) * contrast.signal[second]
         amplitude = share * contrast.texture[first] + (1 - share) * contrast.texture[second]
         signal = np.maximum(signal + amplitude * grains(signal.shape, spacing, rng), 0)
+        if self.layers:
+            tumour = np.isin(region[LABEL], [LABELS["intra"], LABELS["extra"]])
+            signal = add_outer_layer(signal, tumour, spacing, rng)
         if self.flow:
             signal = move_fluid(signal, share, first, second, spacing, rng)
         if self.clutter:

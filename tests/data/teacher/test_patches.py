@@ -11,7 +11,7 @@ from scipy.ndimage import zoom
 
 from crossmoda.data.teacher import RandTissuePatchd
 from crossmoda.data.teacher.acquisition import add_noise, grains, with_ghost
-from crossmoda.data.teacher.clutter import add_clutter, move_fluid
+from crossmoda.data.teacher.clutter import add_clutter, add_outer_layer, move_fluid
 from crossmoda.data.teacher.contrast import Contrast, draw_contrast, expected_statistics
 from crossmoda.data.teacher.patches import HEALTHY_CANAL
 from crossmoda.data.teacher.tissue_maps import TISSUE_NAMES
@@ -93,7 +93,9 @@ def test_image_label_and_tissue_agree(tmp_path: Path, monkeypatch: pytest.Monkey
     contrast = Contrast(signal, np.zeros_like(signal))
     monkeypatch.setattr("crossmoda.data.teacher.patches.draw_contrast", lambda rng, *shares: contrast)
     monkeypatch.setattr("crossmoda.data.teacher.patches.draw_acquisition", lambda image, *rest: image)
-    transform = RandTissuePatchd(["vs", "cochlea"], (64, 56, 20), (0.6, 0.6, 1.5), {"vs": 1}, narrow_share=0)
+    transform = RandTissuePatchd(
+        ["vs", "cochlea"], (64, 56, 20), (0.6, 0.6, 1.5), {"vs": 1}, narrow_share=0, layers=False
+    )
     case = case_of(tmp_path, BOXES)
     _, mean, deviation = expected_statistics(contrast, np.array(case["counts"]))
     found = drawn(transform, case, 3)
@@ -121,7 +123,9 @@ def test_a_patch_is_what_the_working_space_makes_of_the_rendered_scan(
     np.save(case["tissue_map"], voxels)
     counts = np.bincount(voxels[0].ravel(), minlength=len(TISSUE_NAMES))
     spacing, size = (1.0, 1.0, 1.0), (64, 96, 64)  # twice the scan: all of it lies in the patch, wherever its middle is
-    transform = RandTissuePatchd(["vs", "cochlea"], size, spacing, {"vs": 1}, narrow_share=0, clutter=False, **STILL)
+    transform = RandTissuePatchd(
+        ["vs", "cochlea"], size, spacing, {"vs": 1}, narrow_share=0, clutter=False, layers=False, **STILL
+    )
     drawn_patch = drawn(transform, {**case, "counts": counts.tolist()}, 2)
 
     write_volume(tmp_path / "scan.nii.gz", signal[voxels[0]], np.array(case["affine"]))
@@ -295,6 +299,26 @@ def test_moving_fluid_loses_as_much_as_it_fills_of_a_voxel() -> None:
         for share, first, second in ((quarter, fluid, brain), (1 - quarter, brain, fluid)):
             part = move_fluid(signal, share, first, second, np.ones(3), np.random.default_rng(seed))
             np.testing.assert_allclose(10 - part, (10 - full) / 4, atol=1e-4)
+
+
+def test_a_tumour_s_outer_layer_differs_and_nothing_else_does() -> None:
+    tumour = np.zeros((40, 36, 20), bool)
+    tumour[10:30, 8:28, 5:15] = True
+    spacing, signal = np.array([0.5, 0.5, 1.0]), np.full(tumour.shape, 200.0, np.float32)
+    found = [add_outer_layer(signal, tumour, spacing, np.random.default_rng(seed)) for seed in range(200)]
+    changed = [one for one in found if not np.array_equal(one, signal)]
+    assert 50 <= len(changed) <= 110  # of two fifths
+    for one in changed:
+        assert (one[~tumour] == 200).all()
+        assert one[20, 18, 10] == pytest.approx(200)  # 5 mm deep
+        assert one.dtype == np.float32
+        edge = one[10, 18, 10]
+        assert 55 < edge < 245
+        profile = one[10:20, 18, 10] if edge < 200 else 400 - one[10:20, 18, 10]
+        assert (np.diff(profile) >= -1e-3).all()  # fades inwards
+    darker = np.mean([one[10, 18, 10] < 200 for one in changed])
+    assert darker > 0.7
+    assert np.array_equal(add_outer_layer(signal, np.zeros_like(tumour), spacing, np.random.default_rng(3)), signal)
 
 
 def test_grains_have_unit_variance_and_a_ghost_is_a_shifted_copy() -> None:
