@@ -257,6 +257,26 @@ def test_worst_median_and_best_are_three_different_cases(finished_run: Any) -> N
     assert {outline.kind for outline in strips[3].panels[0].outlines} == {"truth", "prediction", "pseudo"}
 
 
+def test_a_label_that_the_rules_left_out_is_not_shown_as_learnt_from(make_run: Callable[..., Any]) -> None:
+    run = make_run(**{**SMALL, "targets": 3}, anchors=False)
+    learnt = "The most uncertain case that the model learns from"
+    path = run.path / read_json(run.path / "current.json")["datalist"]
+    doubtful = by_uncertainty(RunFolder(run.path))
+    labelled = [case for case in doubtful if "label" in RunFolder(run.path).targets[case]]
+    assert len(labelled) == 3
+    for left_out in (0, 1, len(labelled)):
+        found = read_json(path)
+        for item in found["target"]:
+            item["weight"] = 0.0 if item["case"] in labelled[:left_out] else 0.5
+        write_json(path, found)
+        shown = [strip.case for strip in case_strips(RunFolder(run.path)) if strip.heading == learnt]
+        assert shown == labelled[left_out : left_out + 1]
+    for metrics in run.path.glob("round_*/metrics.json"):
+        metrics.unlink()
+    strips = case_strips(RunFolder(run.path))
+    assert [(strip.heading, strip.case) for strip in strips] == [("The most uncertain case", doubtful[0])]
+
+
 def test_the_focus_is_the_largest_piece_in_the_largest_slice() -> None:
     mask = np.zeros((12, 10, 6), dtype=bool)
     mask[1:4, 1:4, 2] = True

@@ -104,9 +104,17 @@ def case_strips(run: RunFolder) -> list[Strip]:
         if ranked:
             chosen.setdefault(ranked[index]["case"], (name, ranked[index]))
     strips = [_case_strip(run, case, name, scores) for case, (name, scores) in chosen.items()]
-    taught = [case for case in by_uncertainty(run) if run.targets[case].get("label")]
+    doubtful = by_uncertainty(run)
+    taught = [case for case in doubtful if _teaches(run.targets[case])]
     strips += [_case_strip(run, case, "The most uncertain case that the model learns from", {}) for case in taught[:1]]
+    if not strips:  # nothing is scored and the rules left every label out
+        strips += [_case_strip(run, case, "The most uncertain case", {}) for case in doubtful[:1]]
     return [strip for strip in strips if strip.panels]
+
+
+def _teaches(item: dict[str, Any]) -> bool:
+    """Tell whether a training learns from an item: a label that the rules left out weighs nothing."""
+    return "label" in item and float(item.get("weight", 1.0)) > 0
 
 
 def _case_strip(run: RunFolder, case: str, name: str, scores: dict[str, Any]) -> Strip:
