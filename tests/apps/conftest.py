@@ -82,7 +82,11 @@ def write_run(run: Path, repository: Path) -> Path:
 
 def write_round(run: Path, number: int, repository: Path) -> None:
     """Write a round of a run, weights drawn from its number as seed, and make it the current one."""
-    bundle = {"root": str(repository / SEGMENTER), "inference": SETTINGS, "inference_overlays": ["anatomy.yaml"]}
+    bundle = {
+        "root": str(repository / SEGMENTER),
+        "inference": SETTINGS,
+        "inference_overlays": ["uncertainty.yaml", "anatomy.yaml"],
+    }
     parser = ConfigParser()
     parser.read_config(str(repository / SEGMENTER / "configs" / "inference.yaml"))
     parser.update(SETTINGS)

@@ -34,6 +34,7 @@ SERVED = (
 STEPS = ("remove_small", "check_anatomy")
 OPTIONS = "displayable_configs"  # what MONAI Label shows in 3D Slicer's panel of options, and takes from a request
 LARGEST_OVERLAP = 0.9
+FLIPS = "flips"  # of uncertainty.yaml and the like: axes of each mirrored copy that the run averages
 
 
 class Segmenter(RunBundle):
@@ -41,7 +42,9 @@ class Segmenter(RunBundle):
 
     A network that slides over the scan has two options in 3D Slicer's panel: ``window_overlap``, the share of a window
     that its neighbour covers too (more is slower and smoother), and ``mirrored``, which averages the prediction with
-    that of the mirror image (twice as long, a little surer). Both begin as the run has them.
+    that of the mirror image (twice as long, a little surer). Both begin as the run has them, so that a prediction that
+    is asked for is the one that the run offers for review; of several mirrored copies the left-right one alone is
+    averaged.
 
     Args:
         run: the run folder.
@@ -68,9 +71,10 @@ class Segmenter(RunBundle):
             parser.update({"postprocessing": {**parser["postprocessing"], **composed}})
         if parser["sliding_window"]["_target_"] != "SlidingWindowInferer":  # nnU-Net, and models put together
             return parser
+        averaged = bool(parser.get_parsed_content(FLIPS)) if FLIPS in parser else False
         parser.update(
             {
-                OPTIONS: {"window_overlap": parser["window_overlap"], "mirrored": False},
+                OPTIONS: {"window_overlap": parser["window_overlap"], "mirrored": averaged},
                 "window_overlap": f"@{OPTIONS}::window_overlap",
                 "inferer": {
                     "_target_": "crossmoda.segmentation.inferers.FlipAveragingInferer",
