@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from crossmoda.engines.weights import is_given
 from crossmoda.files import read_json, write_json
 
 STAGES = ("source_only", "translated", "self_trained", "oracle")
@@ -24,6 +25,10 @@ STAGE_MEANINGS = {
     "self_trained": "after the last self-training round",
     "oracle": "trained on the truth of hrT2",
 }
+# Of a round 0 that did not train on translated scans.
+GIVEN_STAGE = ("Given weights", "taken over as they are (round 0)")
+RENDERED_STAGE = ("Target as ceT1", "trained on labelled ceT1, scans rendered as ceT1 (round 0)")
+FIRST_WEIGHTS = "round_0/segmenter/model.pt"
 ROUND = re.compile(r"round_(\d+)")
 
 
@@ -42,10 +47,27 @@ def rounds_of(run: str | Path) -> list[tuple[int, Path]]:
 
 
 def _rounds_told(description: Path) -> float:
+    return float(_trainer_told(description).get("max_epochs", math.inf))
+
+
+def _trainer_told(description: Path) -> dict[str, Any]:
     if not description.is_file():
-        return math.inf
-    trainer = (yaml.safe_load(description.read_text(encoding="utf-8")) or {}).get("trainer") or {}
-    return float(trainer.get("max_epochs", math.inf))
+        return {}
+    return dict((yaml.safe_load(description.read_text(encoding="utf-8")) or {}).get("trainer") or {})
+
+
+def stage_texts(run: str | Path) -> tuple[dict[str, str], dict[str, str]]:
+    """Return what the stages of a run are called and what they mean, by stage.
+
+    Round 0 usually has learnt from translated scans. It is named otherwise where it took over given weights, or where
+    it saw the hrT2 scans rendered as ceT1 (Wu 2021).
+    """
+    names, meanings, run = dict(STAGE_NAMES), dict(STAGE_MEANINGS), Path(run)
+    if is_given(run / FIRST_WEIGHTS):
+        names["translated"], meanings["translated"] = GIVEN_STAGE
+    elif _trainer_told(run / "run.yaml").get("target_view"):
+        names["translated"], meanings["translated"] = RENDERED_STAGE
+    return names, meanings
 
 
 def stage_files(run: str | Path) -> dict[str, Path]:
@@ -73,11 +95,27 @@ def recovered(stages: dict[str, Any]) -> dict[str, float]:
         return {}
     shares = {}
     for structure in stages["self_trained"]:
-        named = [stages[stage].get(structure, {}) for stage in ("source_only", "self_trained", "oracle")]
-        means = [summary.get("dice", {}).get("mean") for summary in named]
-        if None not in means and means[2] > means[0]:
-            shares[structure] = (means[1] - means[0]) / (means[2] - means[0])
+        least, reached, most = (
+            _mean_dice(stages, stage, structure) for stage in ("source_only", "self_trained", "oracle")
+        )
+        if least is not None and reached is not None and most is not None and most > least:
+            shares[structure] = (reached - least) / (most - least)
     return shares
+
+
+def lost(stages: dict[str, Any]) -> dict[str, tuple[float, float]]:
+    """Return, per structure whose mean Dice fell from round 0 to the last round, the two means."""
+    falls = {}
+    for structure in stages.get("self_trained", {}):
+        before, after = (_mean_dice(stages, stage, structure) for stage in ("translated", "self_trained"))
+        if before is not None and after is not None and after < before:
+            falls[structure] = (before, after)
+    return falls
+
+
+def _mean_dice(stages: dict[str, Any], stage: str, structure: str) -> float | None:
+    mean = stages.get(stage, {}).get(structure, {}).get("dice", {}).get("mean")
+    return None if mean is None else float(mean)
 
 
 def write_comparison(run: str | Path) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from crossmoda.evaluation.comparison import recovered, write_comparison
+from crossmoda.evaluation.comparison import lost, recovered, stage_texts, write_comparison
 from crossmoda.files import read_json, write_json
 
 
@@ -49,3 +49,26 @@ def test_without_anchors_nothing_is_said_to_be_recovered(tmp_path: Path) -> None
 def test_no_distance_to_recover_gives_no_share() -> None:
     stages = {stage: structures(0.5) for stage in ("source_only", "self_trained", "oracle")}
     assert recovered(stages) == {}
+
+
+def test_structures_that_fell_from_round_0_to_the_last_are_told_with_both_means() -> None:
+    first = {"vs": {"dice": {"mean": 0.9}}, "cochlea": {"dice": {"mean": 0.8}}}
+    last = {"vs": {"dice": {"mean": 0.7}}, "cochlea": {"dice": {"mean": 0.81}}}
+    assert lost({"translated": first, "self_trained": last}) == {"vs": (0.9, 0.7)}
+    assert lost({"translated": first}) == lost({"self_trained": last}) == lost({}) == {}
+
+
+@pytest.mark.parametrize(
+    ("trainer", "sidecar", "name", "meaning"),
+    [
+        ("{max_epochs: 1, target_view: null}", {"epochs": 4}, "Translated", "trained on pseudo-hrT2 (round 0)"),
+        ("{target_view: {_target_: a}}", {"epochs": 4}, "Target as ceT1", "trained on labelled ceT1"),
+        ("{target_view: null}", {"given": {"file": "model.pt"}}, "Given weights", "taken over as they are (round 0)"),
+    ],
+)
+def test_round_0_is_called_what_it_was(tmp_path: Path, trainer: str, sidecar: dict, name: str, meaning: str) -> None:
+    (tmp_path / "run.yaml").write_text(f"trainer: {trainer}\n")
+    write_json(tmp_path / "round_0" / "segmenter" / "model.json", sidecar)
+    names, meanings = stage_texts(tmp_path)
+    assert (names["translated"], names["self_trained"]) == (name, "Self-trained")
+    assert meaning in meanings["translated"]

@@ -144,6 +144,21 @@ def test_given_weights_bring_what_was_measured_with_them(make_run: Callable[...,
     assert "Measured on 3 scans of elsewhere (3)" in text
 
 
+def test_rounds_that_took_away_from_given_weights_are_told(make_run: Callable[..., Any]) -> None:
+    run = make_run(**SMALL)
+    assert "took away" not in write_report(run.path).read_text()
+    write_json(run.path / "round_0" / "segmenter" / "model.json", {"given": {"file": "model.pt"}})
+    scores = read_json(run.path / "round_0" / "metrics.json")
+    scores["structures"]["vs"]["dice"]["mean"] = 0.991
+    write_json(run.path / "round_0" / "metrics.json", scores)
+    text = " ".join(re.sub(r"<[^>]+>", "", write_report(run.path).read_text()).split())
+    assert "Given weights taken over as they are (round 0)" in text
+    assert "equal training budget" not in text
+    last = run.path / max(folder.name for folder in run.path.glob("round_*")) / "metrics.json"
+    reached = read_json(last)["structures"]["vs"]["dice"]["mean"]
+    assert f"The later rounds took away from round 0: vestibular schwannoma 0.991 to {reached:.3f}." in text
+
+
 def test_seed_versions_and_step_times_are_told(page: str) -> None:
     section = page[page.index('id="provenance"') :]
     assert "1.6.1" in section
@@ -168,7 +183,7 @@ def test_one_round_has_no_chart_of_rounds(make_run: Callable[..., Any]) -> None:
     assert "<li>Rounds: only one round has been scored.</li>" in text
     assert 'id="rounds"' not in text
     assert 'href="#rounds"' not in text
-    assert "translation alone" in text
+    assert "round 0 alone" in text
 
 
 def test_without_truth_and_dataset_the_rest_is_still_shown(make_run: Callable[..., Any]) -> None:

@@ -72,7 +72,10 @@ def to_svg(figure: Figure, name: str) -> str:
 
 
 def stage_chart(
-    comparison: Mapping[str, Any], cases: Mapping[str, Sequence[Mapping[str, Any]]], structures: Sequence[str]
+    comparison: Mapping[str, Any],
+    cases: Mapping[str, Sequence[Mapping[str, Any]]],
+    structures: Sequence[str],
+    names: Mapping[str, str] = STAGE_NAMES,
 ) -> str:
     """Return Dice per stage (source only, translated, self-trained, oracle): every case a point, the mean a bar.
 
@@ -80,6 +83,7 @@ def stage_chart(
         comparison: what ``comparison.json`` holds.
         cases: stage -> ``cases`` of its ``metrics.json``.
         structures: one plot each.
+        names: of the stages.
     """
     stages = [stage for stage in STAGES if stage in comparison]
     with matplotlib.rc_context(STYLE):
@@ -89,7 +93,7 @@ def stage_chart(
                 values = [case[structure]["dice"] for case in cases.get(stage, ()) if structure in case]
                 mean = comparison[stage].get(structure, {}).get("dice", {}).get("mean")
                 _column(axis, place, values, mean, COLOURS[structure])
-            _label_axis(axis, FULL_NAMES[structure], [STAGE_NAMES[stage] for stage in stages])
+            _label_axis(axis, FULL_NAMES[structure], [names[stage] for stage in stages])
         axes[0].set_ylabel("Dice")
         return to_svg(figure, "Dice by stage of training")
 

@@ -9,7 +9,16 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from crossmoda.durations import duration_text
-from crossmoda.evaluation.comparison import STAGE_MEANINGS, STAGE_NAMES, STAGES, recovered, stage_files
+from crossmoda.engines.weights import is_given
+from crossmoda.evaluation.comparison import (
+    FIRST_WEIGHTS,
+    STAGE_NAMES,
+    STAGES,
+    lost,
+    recovered,
+    stage_files,
+    stage_texts,
+)
 from crossmoda.evaluation.metrics import BOUNDARY, METRICS
 from crossmoda.evaluation.report.blending import blended_views
 from crossmoda.evaluation.report.charts import calibration_chart, learning_chart, round_chart, stage_chart
@@ -78,6 +87,7 @@ def _content(run: RunFolder) -> dict[str, Any]:
     stages = {stage: read_json(path) for stage, path in stage_files(run.path).items()}
     comparison = {stage: metrics["structures"] for stage, metrics in stages.items()}
     scored = [name for name in STRUCTURES if run.metrics and name in run.metrics["structures"]]
+    stage_names, stage_meanings = stage_texts(run.path)
     steps = step_times(run)
     return {
         "title": run.path.resolve().name,
@@ -92,13 +102,15 @@ def _content(run: RunFolder) -> dict[str, Any]:
         "metrics": run.metrics,
         "metric_titles": METRIC_TITLES,
         "stages": [stage for stage in STAGES if stage in comparison],
-        "stage_names": STAGE_NAMES,
-        "stage_meanings": STAGE_MEANINGS,
+        "given_weights": is_given(run.path / FIRST_WEIGHTS),
+        "stage_names": stage_names,
+        "stage_meanings": stage_meanings,
         "comparison": comparison,
         "recovered": recovered(comparison),
+        "lost": lost(comparison),
         "counts": {name: len(run.dataset.get(name, [])) for name in ("source", "target", "validation")},
         "views": run.views,
-        "stage_chart": stage_chart(comparison, {s: m["cases"] for s, m in stages.items()}, scored)
+        "stage_chart": stage_chart(comparison, {s: m["cases"] for s, m in stages.items()}, scored, stage_names)
         if len(stages) > 1 and scored
         else "",
         "round_chart": round_chart(run.rounds, comparison, scored) if len(run.rounds) > 1 and scored else "",
