@@ -347,14 +347,34 @@ def nnunet_scan(overlay: str | None, device: torch.device) -> Work:
     else:
         parser = ConfigParser()
         parser.read_config(segmenter_files(overlay, "inference"))
-        network = mostly_background(parser.get_parsed_content("network_def"))
+        network = AxesReversed(mostly_background(parser.get_parsed_content("network_def")))
         configuration["spacing"] = parser["spacing"][::-1]
         configuration["patch_size"] = parser["patch_size"][::-1]
-    predictor = nnUNetPredictor(perform_everything_on_device=device.type == "cuda", device=device, use_mirroring=False)
+    on_device = device.type == "cuda"
+    predictor = nnUNetPredictor(
+        perform_everything_on_device=on_device, device=device, use_mirroring=False, allow_tqdm=False
+    )
     manager, parameters = PlansManager(plans), [network.state_dict()]
     of_plans = manager.get_configuration(CONFIGURATION)
     predictor.manual_initialization(network, manager, of_plans, parameters, dataset, "nnUNetTrainer", None)
     return partial(predictor.predict_from_files_sequential, [[str(whole_scan())]], [str(out / "case")])
+
+
+class AxesReversed(torch.nn.Module):
+    """A network of x, y, z that is handed z, y, x, as nnU-Net orders the axes: its strides differ among them.
+
+    Args:
+        network: takes and returns (batch, channel, x, y, z).
+    """
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, patches: torch.Tensor) -> torch.Tensor:
+        """Return the logits of patches, both (batch, channel, z, y, x)."""
+        logits: torch.Tensor = self.network(patches.permute(0, 1, 4, 3, 2).contiguous())
+        return logits.permute(0, 1, 4, 3, 2)
 
 
 def mostly_background(network: torch.nn.Module) -> torch.nn.Module:
